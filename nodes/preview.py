@@ -1,0 +1,60 @@
+"""LoRA Sample Preview: what to draw while training."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
+from ..trainer.host import SampleSettings
+from ..trainer.task import Preview
+from .types import CATEGORY, LoraPreview
+
+
+class SamplePreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveLoraPreview",
+            display_name="LoRA Sample Preview",
+            category=CATEGORY,
+            description="Prompts that are drawn while the LoRA trains, with the LoRA as it is then, by ComfyUI's own "
+                        "KSampler. The pictures appear here. The first round shows the base model.",
+            search_aliases=["training samples", "sample prompts", "validation images"],
+            inputs=[
+                io.String.Input("prompts", multiline=True, default="", tooltip=(
+                    "One prompt a line. Use your trigger word, and things that are not in your training images.")),
+                io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(
+                    "Steps between two rounds of pictures. Each round takes as long as drawing the prompts does.")),
+                io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width of the pictures in "
+                                                                                      "pixels."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Height of the pictures in "
+                                                                                       "pixels."),
+                io.Int.Input("seed", default=42, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
+                    "The same seed in every round, so that only the LoRA changes.")),
+                io.Int.Input("sampler_steps", default=20, min=1, max=200, advanced=True, tooltip="Steps of the "
+                                                                                                 "sampler."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
+                    "Classifier-free guidance. 1 for FLUX.1-dev and schnell, which are distilled.")),
+                io.Float.Input("guidance", default=3.5, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
+                    "FLUX.1-dev's distilled guidance, as in Flux Guidance.")),
+                io.String.Input("negative", default="", advanced=True, tooltip="Negative prompt. It matters only if "
+                                                                               "cfg is not 1."),
+                io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", advanced=True,
+                               tooltip="ComfyUI's sampler."),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
+                               tooltip="ComfyUI's scheduler."),
+            ],
+            outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
+            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, prompts, every_n_steps, width, height, seed, sampler_steps, cfg, guidance, negative, sampler_name,
+                scheduler) -> io.NodeOutput:
+        lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        if not lines:
+            raise ValueError("LoRA Sample Preview has no prompts. Write one a line, or remove the node.")
+        settings = SampleSettings(width=width, height=height, steps=sampler_steps, cfg=cfg, guidance=guidance,
+                                  sampler_name=sampler_name, scheduler=scheduler, seed=seed)
+        return io.NodeOutput((Preview(lines, negative, every_n_steps, settings), cls.hidden.unique_id))

@@ -1,0 +1,14 @@
+"""The kinds of value that our nodes hand to each other."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+LoraDataset = io.Custom("LORA_DATASET")
+LoraPreview = io.Custom("LORA_PREVIEW")
+LoraModel = io.LoraModel
+"""Core's own: its Save LoRA Weights and Load LoRA Model take it."""
+LossMap = io.LossMap
+"""Core's own: its Plot Loss Graph takes it."""
+
+CATEGORY = "training/LiveLoRA"

@@ -1,0 +1,44 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+from livelora.trainer import files
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # stands for a full disk
+    with pytest.raises(OSError, match="No space left"):
+        files.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), files.creating_folder(tmp_path / "state") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with files.creating_folder(tmp_path / "state") as folder:
+        (folder / "whole").write_text("x")
+    assert [p.name for p in (tmp_path / "state").iterdir()] == ["whole"]
+    with files.creating_folder(tmp_path / "state") as folder:
+        (folder / "newer").write_text("x")
+    assert [p.name for p in (tmp_path / "state").iterdir()] == ["newer"]
+
+
+def test_others_can_read_a_tensor_file_as_they_can_any_other(tmp_path):
+    files.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

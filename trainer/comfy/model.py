@@ -1,0 +1,167 @@
+"""The model, CLIP and VAE that are wired into a train node, as training sees them (`trainer.host.Host`).
+
+Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.ops
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..host import Sampler, Text
+from ..memory import Geometry
+from ..view import Weight, build_view
+from .checks import check
+from .sampling import draw
+from .text import by_length, encode_text, side_by_side
+from .vae import encode_image
+
+try:
+    from comfy.quant_ops import QuantizedTensor
+except ImportError:  # a ComfyUI without quantized checkpoints
+    QuantizedTensor = ()
+
+
+class ComfyHost:
+    """A FLUX.1 model in ComfyUI's hands. Nothing of the live model is ever changed."""
+
+    family = "FLUX.1"
+
+    def __init__(self, patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
+        """Raises ValueError if the three are not a FLUX.1 model with encoders that fit it; touches no weights."""
+        check(patcher, clip, vae)
+        self._patcher, self._clip, self._vae = patcher, clip, vae
+        self._base: comfy.model_base.Flux = patcher.model
+        self._live: Any = patcher.model.diffusion_model
+        self.device: torch.device = patcher.load_device
+        self.dtype: torch.dtype = self._base.get_dtype_inference()
+
+    def fingerprint(self) -> str:
+        """From the start of every weight, unpatched, and of every patch: a second for a large model."""
+        digest = hashlib.sha256()
+        for key, value in self._base.diffusion_model.state_dict().items():
+            unpatched = self._patcher.backup.get(f"diffusion_model.{key}")
+            weight = value if unpatched is None else unpatched.weight
+            digest.update(f"{key} {tuple(value.shape)}".encode() + _start(weight))
+        for key, patches in sorted(self._patcher.patches.items(), key=lambda entry: str(entry[0])):
+            for strength, patch, *_ in patches:
+                tensors = [t for t in getattr(patch, "weights", ()) if torch.is_tensor(t)]
+                digest.update(f"{key} {strength}".encode() + b"".join(map(_start, tensors)))
+        return digest.hexdigest()
+
+    def geometry(self) -> Geometry:
+        """Of this FLUX.1; T5 gives 256 tokens for a usual caption."""
+        live = self._live
+        blocks = len(live.double_blocks) + len(live.single_blocks)
+        return Geometry(live.hidden_size, blocks, 256, torch.empty(0, dtype=self.dtype).element_size())
+
+    def load(self, room: int) -> None:
+        """Loads the wired model as a prompt would, leaving `room` bytes of the device free."""
+        with torch.inference_mode():
+            mm.load_models_gpu([self._patcher], memory_required=room)
+        if self._base.current_weight_patches_uuid != self._patcher.patches_uuid:
+            raise RuntimeError("ComfyUI loaded the model with other patches than those wired into LoRA Train. "
+                               "Queue the workflow again.")
+
+    @contextlib.contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Selects the RoPE that autograd can differentiate. The switch is the whole process's, so it is put back."""
+        before, mm.in_training = mm.in_training, True
+        try:
+            yield
+        finally:
+            mm.in_training = before
+
+    def view(self, adapter_dtype: torch.dtype) -> nn.Module:
+        """A training view of the live transformer."""
+        return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
+
+    def blocks(self, view: nn.Module) -> list[nn.Module]:
+        """Double-stream blocks, then single-stream blocks."""
+        return [*view.get_submodule("double_blocks").children(), *view.get_submodule("single_blocks").children()]
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(h, w, 3) → (C, H, W), scaled as the transformer expects it."""
+        return self._base.process_latent_in(encode_image(self._vae, image))[0]
+
+    def encode_text(self, text: str) -> Text:
+        """What CLIPTextEncode would give, on the CPU."""
+        return encode_text(self._clip, text)
+
+    def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
+        """One forward for each text length in the batch: captions are never padded to each other."""
+        parts: list[Tensor] = [noisy] * len(texts)
+        for indices in by_length(texts):
+            pred = self._forward(view, noisy[indices], sigmas[indices], [texts[i] for i in indices], guidance)
+            for place, index in enumerate(indices):
+                parts[index] = pred[place]
+        return torch.stack(parts)
+
+    def _forward(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
+        """As BaseModel._apply_model calls the transformer, with PyTorch's attention: others have no backward."""
+        conditions = self._base.extra_conds(noise=noisy, device=self.device, guidance=guidance,
+                                            **side_by_side(texts, self.device))
+        size = {"batch_size": len(texts), "device": self.device}
+        values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
+        values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
+        context = values.pop("c_crossattn")
+        options = {"optimized_attention_override": _pytorch_attention}
+        pred = view(noisy.to(self.dtype), sigmas.float(), context=context, transformer_options=options, **values)
+        return pred.float()
+
+    def sampler(self, lora: dict[str, Tensor]) -> Sampler:
+        """KSampler on the wired model with the LoRA applied by ComfyUI's own loader."""
+        with torch.inference_mode():
+            patched = with_lora(self._patcher, lora)
+
+        return partial(draw, patched, self._vae)
+
+    def hand_back_interrupt(self) -> None:
+        """Sets the flag again that our work has eaten."""
+        mm.interrupt_current_processing(True)
+
+
+def fetch(live: nn.Module, like: Tensor) -> Weight:
+    """The weight of a live module in the device and dtype of `like`: cast, dequantized, streamed and patched as ComfyUI
+    would for inference. It may lie in a buffer that the next layer overwrites."""
+    if live.weight is None:
+        return Weight(None, None, _nothing)
+    weight, bias, stream = comfy.ops.cast_bias_weight(live, like, offloadable=True)
+    usable = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+    scale = getattr(live, "pre_quant_scale", None)
+    if scale is not None:  # AWQ-style checkpoints multiply the input; the weight's columns may be multiplied as well
+        usable = usable * mm.cast_to_device(scale, like.device, like.dtype)
+    return Weight(usable, bias, partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream))
+
+
+def _nothing() -> None:
+    return None
+
+
+def _pytorch_attention(_, *args, **kwargs) -> Tensor:
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _start(tensor: Tensor) -> bytes:
+    """The first bytes of a tensor, quantized or not."""
+    raw = getattr(tensor, "_qdata", tensor)
+    return raw.detach().reshape(-1)[:64].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor]) -> ModelPatcher:
+    """A clone of the model with a LoRA applied at strength 1 by ComfyUI's own loader; the wired one stays as it is."""
+    patched, _ = comfy.sd.load_lora_for_models(patcher, None, dict(lora), 1.0, 0.0)
+    assert patched is not None, "it is None only if the model is"
+    return patched

@@ -1,0 +1,72 @@
+"""Prompts and training take turns: the lease seen from ComfyUI's prompt queue, and a node that waits for its job."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import comfy.utils
+from comfy_execution.cache_provider import CacheContext, CacheProvider, CacheValue, register_cache_provider
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..job import Job
+from ..lease import Lease
+
+GLANCE = 0.2
+"""Seconds between two looks of a waiting node at its job."""
+
+
+class PromptTurns(CacheProvider):
+    """Takes the lease for each prompt from its start to its end.
+
+    ComfyUI calls a cache provider's two hooks in the prompt's thread (since 0.18); we are none otherwise."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease, self._begun = lease, False
+
+    def begin(self) -> None:
+        """From now on. Called within a prompt, for which it takes the lease."""
+        if not self._begun:
+            self._begun = True
+            self._lease.take_for_prompt()
+            register_cache_provider(self)
+
+    def on_prompt_start(self, prompt_id: str) -> None:
+        self._lease.take_for_prompt()
+
+    def on_prompt_end(self, prompt_id: str) -> None:
+        self._lease.give_back()
+
+    def should_cache(self, context: CacheContext, value: CacheValue | None = None) -> bool:
+        return False
+
+    async def on_lookup(self, context: CacheContext) -> CacheValue | None:
+        return None
+
+    async def on_store(self, context: CacheContext, value: CacheValue) -> None:
+        return None
+
+
+def wait(job: Job, lease: Lease, node_id: str) -> None:
+    """Lends the prompt's lease to the job until it ends, with the node's progress bar and ComfyUI's stop button.
+
+    That button ends the job after its step, then the prompt, by raising ComfyUI's InterruptProcessingException."""
+    bar = comfy.utils.ProgressBar(job.config.steps, node_id=node_id)
+    job.waited_for = True
+    try:
+        with lease.lent():
+            while not job.ended.wait(GLANCE):
+                try:
+                    bar.update_absolute(len(job.losses))
+                    mm.throw_exception_if_processing_interrupted()
+                except mm.InterruptProcessingException:
+                    job.interrupted = True
+                    job.stop()
+    finally:
+        job.waited_for = False
+    if job.interrupted:
+        raise mm.InterruptProcessingException
+    bar.update_absolute(len(job.losses))
+
+
+def nothing_yet() -> ExecutionBlocker:
+    """In place of an output: nodes that depend on it are passed over, without an error."""
+    return ExecutionBlocker(None)

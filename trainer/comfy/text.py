@@ -1,0 +1,36 @@
+"""Captions through the wired CLIP.
+
+Shapes: L tokens, D width of the text encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sd
+import torch
+
+from ..host import Text
+from .interrupts import translated
+
+
+def encode_text(clip: comfy.sd.CLIP, caption: str) -> Text:
+    """What CLIPTextEncode gives: `cond` (1, L, D), `pooled_output` and whatever else the encoder adds, on the CPU."""
+    with torch.inference_mode(), translated():
+        [cond, extra], *_ = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+    found = {"cond": cond, **extra}
+    return {name: value.clone().cpu() if torch.is_tensor(value) else value for name, value in found.items()}
+
+
+def by_length(texts: list[Text]) -> list[list[int]]:
+    """Indices of texts of equal token count."""
+    groups: dict[int, list[int]] = {}
+    for index, text in enumerate(texts):
+        groups.setdefault(text["cond"].shape[1], []).append(index)
+    return list(groups.values())
+
+
+def side_by_side(texts: list[Text], device: torch.device) -> dict[str, Any]:
+    """Texts of equal length side by side, by the names that `extra_conds` knows."""
+    joined = {name: torch.cat([t[name] for t in texts]).to(device) for name in ("cond", "pooled_output")}
+    return {"cross_attn": joined["cond"], "pooled_output": joined["pooled_output"]}

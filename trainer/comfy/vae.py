@@ -1,0 +1,26 @@
+"""Pictures through the wired VAE.
+
+Shapes: C latent channels, H W latent rows and columns, h w pixels.
+"""
+
+from __future__ import annotations
+
+import comfy.sd
+import torch
+from torch import Tensor
+
+from .interrupts import translated
+
+
+def encode_image(vae: comfy.sd.VAE, image: Tensor) -> Tensor:
+    """(h, w, 3) in 0…1 → raw latents (1, C, H, W), fp32, on the CPU."""
+    with torch.inference_mode(), translated():
+        latents = vae.encode(image[None])
+    return latents.clone().float().cpu()
+
+
+def decode_image(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+    """Raw latents (1, C, H, W) → (h, w, 3) in 0…1, fp32, on the CPU."""
+    with torch.inference_mode(), translated():
+        image = vae.decode(latents)
+    return image[0].clone().float().cpu()

@@ -1,0 +1,72 @@
+"""Files that are whole or not there: every write goes to a neighbour first and is renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary neighbour of `path` to write to; on success it is flushed to disk and renamed to `path`,
+    on failure it is removed and `path` stays as it was."""
+    temporary = _neighbour(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode  # as the system's umask wants it: safetensors makes files that only we can read
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder of files that belong together. An existing folder of that name is replaced."""
+    temporary = _neighbour(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _neighbour(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes or replaces a file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes or replaces a JSON file."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes or replaces a safetensors file."""
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)

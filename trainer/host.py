@@ -1,0 +1,97 @@
+"""What training asks of the program that has the model loaded.
+
+Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .memory import Geometry
+
+Text = dict[str, Any]
+"""An encoded caption. Only the host looks inside."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleSettings:
+    """How a preview picture is drawn."""
+
+    width: int
+    height: int
+    steps: int
+    cfg: float
+    guidance: float
+    sampler_name: str
+    scheduler: str
+    seed: int
+
+
+Sampler = Callable[[Text, Text, SampleSettings], Tensor]
+"""Draws a picture (h, w, 3) in 0…1 from a prompt, a negative prompt and settings."""
+
+
+class Interrupted(Exception):
+    """A person pressed the program's stop button while it worked for us."""
+
+
+class Host(Protocol):
+    """A loaded model and its encoders. Every method but `fingerprint` is called while the lease is held."""
+
+    family: str
+    """The model family as people call it: "FLUX.1"."""
+    device: torch.device
+    """Where the model computes."""
+
+    def fingerprint(self) -> str:
+        """Tells base models apart: equal for the same weights, also after a restart."""
+        ...
+
+    def geometry(self) -> Geometry:
+        """What the size of a step in memory depends on."""
+        ...
+
+    def load(self, room: int) -> None:
+        """Brings the model to its device with exactly its own patches applied and `room` bytes left free. Cheap if it
+        is there already."""
+        ...
+
+    def differentiable(self) -> AbstractContextManager[None]:
+        """Inside, a forward through the view can be differentiated."""
+        ...
+
+    def view(self, adapter_dtype: torch.dtype) -> nn.Module:
+        """A new training view of the model; its placeholders tell adapters to live on `device` in `adapter_dtype`."""
+        ...
+
+    def blocks(self, view: nn.Module) -> list[nn.Module]:
+        """The transformer blocks of a view, in order of execution."""
+        ...
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """A picture (h, w, 3) in 0…1 → latents (C, H, W), fp32, on the CPU, as the transformer expects them.
+
+        Raises Interrupted."""
+        ...
+
+    def encode_text(self, text: str) -> Text:
+        """A caption → what `predict` and `sampler` take. Raises Interrupted."""
+        ...
+
+    def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
+        """Velocity (B, C, H, W) for noisy latents (B, C, H, W) at sigmas (B,), each with its own text."""
+        ...
+
+    def sampler(self, lora: dict[str, Tensor]) -> Sampler:
+        """The program's own sampler on the model with `lora` applied. Calling it may raise Interrupted."""
+        ...
+
+    def hand_back_interrupt(self) -> None:
+        """After Interrupted: the person meant a prompt, not the training. Interrupts that prompt."""
+        ...

@@ -1,0 +1,30 @@
+"""Packages that training needs are imported when training starts, not when ComfyUI does."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+PACKAGES = ("peft", "bitsandbytes", "diffusers")
+
+
+def require(name: str) -> ModuleType:
+    """Imports a module of an installed package.
+
+    Raises RuntimeError with the line that installs the package, for the Python that runs ComfyUI (a portable one
+    too)."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as err:
+        package = (err.name or name).split(".")[0]
+        raise RuntimeError(f"LoRA training needs the Python package '{package}', which is not installed. Install it, "
+                           f'then restart ComfyUI:\n"{sys.executable}" -m pip install {package}') from err
+
+
+def require_all() -> None:
+    """Raises RuntimeError, before a run starts, if a package it will need is missing."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            require(name)

@@ -1,0 +1,114 @@
+"""The training view: a second module tree over a live model, with module objects of its own and no weights.
+
+The live tree stays untouched: its weights may be inference tensors, quantized, on another device or streamed. Each use
+of a weight asks the live module for it through `fetch`, in the forward and again in the backward pass.
+
+Shapes: B images, L tokens, I input width, O output width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Weight(NamedTuple):
+    """A weight on loan: valid until `release` is called."""
+
+    weight: Any
+    """A tensor; None for a norm without weights."""
+    bias: Tensor | None
+    release: Callable[[], None]
+
+
+Live = Any
+"""A module of the live tree: a Linear or a norm of whatever class ComfyUI chose."""
+Fetch = Callable[[Live, Tensor], Weight]
+"""`fetch(live, like)` gives the weight of `live` in the device and dtype of `like`."""
+Borrow = Callable[[Tensor], Weight]
+"""`fetch` for one module."""
+
+
+class _Multiply(torch.autograd.Function):
+    """y = x Wᵀ + b. Nothing is saved for backward: W is borrowed again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, borrow: Borrow) -> Tensor:
+        ctx.borrow = borrow
+        weight, bias, release = borrow(x)
+        y = F.linear(x, weight, bias)
+        release()
+        return y
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        weight, _, release = ctx.borrow(grads[0])
+        grad_x = grads[0] @ weight
+        release()
+        return grad_x, None
+
+
+class FrozenLinear(nn.Linear):
+    """A Linear whose weight is the live module's. Its own `weight` is a placeholder of one element, expanded to
+    (O, I): adapters read their shape, device and dtype from it."""
+
+    def __init__(self, live: Live, fetch: Fetch, like: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = live.in_features, live.out_features
+        placeholder = like.new_zeros(1).expand(self.out_features, self.in_features)
+        self.weight, self.bias = nn.Parameter(placeholder, requires_grad=False), None
+        self._borrow = partial(fetch, live)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, I) → (B, L, O)."""
+        return _Multiply.apply(x, self._borrow)
+
+
+class FrozenNorm(nn.Module):
+    """A layer or RMS norm that works on a copy: transformer blocks later add into the very tensor they normalised."""
+
+    def __init__(self, live: Live, fetch: Fetch) -> None:
+        super().__init__()
+        self._borrow, self._shape, self._eps = partial(fetch, live), live.normalized_shape, live.eps
+        self._is_layer_norm = isinstance(live, nn.LayerNorm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype out as in."""
+        weight, bias, release = self._borrow(x)
+        weight, bias = (None if t is None else t.clone() for t in (weight, bias))  # autograd keeps them past `release`
+        release()
+        if self._is_layer_norm:
+            return F.layer_norm(x.clone(), self._shape, weight, bias, self._eps)
+        return F.rms_norm(x.clone(), self._shape, weight, self._eps)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Also true of quantized layers that are no `nn.Linear` but have a Linear's weight and sizes."""
+    return isinstance(module, nn.Linear) or all(hasattr(module, n) for n in ("in_features", "out_features", "weight"))
+
+
+def build_view(live: nn.Module, fetch: Fetch, like: Tensor, name: str = "") -> nn.Module:
+    """A tree of new modules that computes what `live` computes, differentiably.
+
+    `like` gives the device and dtype that adapters on the view shall have.
+    Raises TypeError for a layer with weights that is neither a Linear nor a norm: such a model is not supported."""
+    if is_linear(live):
+        return FrozenLinear(live, fetch, like)
+    if isinstance(live, (nn.LayerNorm, nn.RMSNorm)):
+        return FrozenNorm(live, fetch)
+    if any(p is not None for p in live._parameters.values()):
+        raise TypeError(f"LiveLoRA cannot train through '{name}' ({type(live).__name__}): it has weights and is "
+                        "neither a Linear nor a norm. Choose another model.")
+    view = copy.copy(live)
+    view.__dict__.update(_modules={}, _parameters=dict(live._parameters), _buffers=dict(live._buffers))
+    for child_name, child in live.named_children():
+        view._modules[child_name] = build_view(child, fetch, like, f"{name}.{child_name}".lstrip("."))
+    return view

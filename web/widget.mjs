@@ -1,0 +1,38 @@
+// A widget that is a piece of page: it takes part in layout and in no workflow file.
+// @ts-check
+
+const STYLE = `
+.livelora { font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border-radius: 6px;
+  padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
+.livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
+.livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, #4a9); transition: width .2s; }
+.livelora button { font: inherit; color: var(--input-text); background: var(--comfy-menu-bg); border: 1px solid var(--border-color);
+  border-radius: 4px; padding: 2px 10px; cursor: pointer; float: right; }
+.livelora .muted { color: var(--descrip-text); }
+.livelora .error { color: var(--error-text); white-space: pre-wrap; }
+.livelora .text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
+.livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
+@media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
+`;
+
+/** Adds an element under a node's inputs and gives it. */
+export function addElement(node, name, height) {
+  if (!document.getElementById("livelora-style")) {
+    const style = document.createElement("style");
+    style.id = "livelora-style";
+    style.textContent = STYLE;
+    document.head.append(style);
+  }
+  const element = document.createElement("div");
+  element.className = "livelora";
+  element.style.minHeight = `${height}px`;
+  element.tabIndex = 0;
+  element.dataset.captureWheel = "true";
+  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, element, {
+    serialize: false,
+    getMinHeight: () => height,
+  });
+  widget.serialize = false;
+  return element;
+}
