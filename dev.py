@@ -38,6 +38,8 @@ class Environment:
 
     python: Path
     comfyui: Path
+    own: bool = True
+    """Made by this script, not a ComfyUI that a person uses."""
 
     def run(self, *arguments: str, **variables: str) -> None:
         """Runs this Python with `arguments` in the checkout, with `COMFYUI_PATH` set; exits with it if it fails."""
@@ -120,8 +122,10 @@ def existing(path: Path) -> Environment:
     python = next((c for c in candidates if c.exists()), Path(sys.executable))
     link(path / "custom_nodes")
     if subprocess.run([str(python), "-c", "import peft, bitsandbytes, diffusers"], capture_output=True).returncode != 0:
-        sys.exit(f"Packages are missing there. Install them:\n  {python} -m pip install -r {ROOT / 'requirements.txt'}")
-    return Environment(python, path)
+        sys.exit("Packages are missing there. Install them:\n"
+                 f"  {python} -m pip install -r {ROOT / 'requirements.txt'}\n"
+                 f"and to test or lint:\n  {python} -m pip install {' '.join(TOOLS)}")
+    return Environment(python, path, own=False)
 
 
 def link(custom_nodes: Path) -> None:
@@ -146,17 +150,19 @@ def setup(options: argparse.Namespace) -> Environment:
 
 
 def serve(environment: Environment, arguments: list[str]) -> None:
-    """Runs ComfyUI with this checkout as a custom node until interrupted."""
-    base = cache_folder() / "serve"
-    for name in ("models", "input", "output", "user", "custom_nodes"):
-        (base / name).mkdir(parents=True, exist_ok=True)
-    link(base / "custom_nodes")
-    print(f"Models, inputs and outputs: {base}", flush=True)
-    environment.run(str(environment.comfyui / "main.py"), "--base-directory", str(base), *arguments)
+    """Runs ComfyUI with this checkout as a custom node until interrupted; a person's own one with its own models."""
+    if environment.own:
+        base = cache_folder() / "serve"
+        for name in ("models", "input", "output", "user", "custom_nodes"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        link(base / "custom_nodes")
+        print(f"Models, inputs and outputs: {base}", flush=True)
+        arguments = ["--base-directory", str(base), *arguments]
+    environment.run(str(environment.comfyui / "main.py"), *arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("command", choices=["setup", "demo", "test", "lint", "serve", "bench"])
     parser.add_argument("--comfyui", metavar="PATH", help="use this ComfyUI instead (or set COMFYUI_PATH)")
     parser.add_argument("--comfyui-version", choices=COMFYUI, default="0.30.0", help="default: %(default)s")
@@ -164,7 +170,7 @@ def main() -> None:
     options, rest = parser.parse_known_args()
     environment = setup(options)
     if options.command == "demo":
-        environment.run("bench/demo.py", *rest)
+        environment.run("bench/demo.py", str(cache_folder() / "demo"), *rest)
     elif options.command == "test":
         environment.run("-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", *(rest or ["tests"]))
     elif options.command == "lint":

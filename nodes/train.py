@@ -8,7 +8,7 @@ from ..trainer.comfy.model import ComfyHost, with_lora
 from ..trainer.comfy.prompts import nothing_yet, wait
 from ..trainer.config import PRESETS, Preset, TrainConfig
 from ..trainer.job import Job
-from ..trainer.packages import require_all
+from ..trainer.packages import check_all
 from ..trainer.task import Task
 from . import routes
 from .jobs import JOBS, LEASE, TURNS
@@ -127,7 +127,7 @@ class Train(io.ComfyNode):
                 **rare) -> io.NodeOutput:
         everyday = {name: value for name, value in preset.items() if name != "preset"}
         config = TrainConfig(seed=seed, **everyday, **rare)
-        require_all()
+        check_all()
         pictures, preview_node = preview or (None, None)
         task = Task(ComfyHost(model, clip, vae), config, dataset, validation, pictures)
         TURNS.begin()

@@ -19,6 +19,7 @@ from .folder import JobFolder
 from .host import Interrupted
 from .lease import Lease
 from .loop import NotFinite, StepResult, Trainer
+from .packages import load_all
 from .task import Preparation, Prepared, Preview, Task
 from .validation import HeldOut
 
@@ -100,6 +101,8 @@ class Job:
         assert task is not None, "a job runs once"
         try:
             self._enter("preparing")
+            self._tell("Loading libraries")
+            load_all()
             self._train(task, Preparation(task, self._lease.step, self._tell, self._on_interrupt).run())
         except (Stopped, Interrupted):
             self._enter("stopped", "Stopped before training began. Queue again to start over.")
@@ -181,6 +184,8 @@ class Job:
     def _validate(self, trainer: Trainer, held_out: HeldOut) -> None:
         losses: list[float] = []
         for batch in held_out.batches:
+            if self._stop.is_set():
+                return
             with self._turn(trainer):
                 losses += held_out.losses(trainer, batch)
         self.validation.append((trainer.steps_done, statistics.fmean(losses)))
@@ -194,6 +199,8 @@ class Job:
         try:
             draw = trainer.host.sampler(trainer.lora())
             for index, prompt in enumerate(preview.prompts):
+                if self._stop.is_set():
+                    return
                 with self._lease.step():
                     image = draw(prepared.texts[prompt], prepared.texts[preview.negative], preview.settings)
                 name = self.folder.write_sample(step, index, image, prompt)

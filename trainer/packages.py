@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-PACKAGES = ("peft", "bitsandbytes", "diffusers")
+PACKAGES = ("peft", "bitsandbytes", "diffusers", "diffusers.optimization")
 
 
 def require(name: str) -> ModuleType:
@@ -23,8 +23,14 @@ def require(name: str) -> ModuleType:
                            f'then restart ComfyUI:\n"{sys.executable}" -m pip install {package}') from err
 
 
-def require_all() -> None:
-    """Raises RuntimeError, before a run starts, if a package it will need is missing."""
+def check_all() -> None:
+    """Raises RuntimeError, before a run starts, if a package it will need is missing. Imports nothing."""
     for name in PACKAGES:
-        if importlib.util.find_spec(name) is None:
+        if "." not in name and importlib.util.find_spec(name) is None:
             require(name)
+
+
+def load_all() -> None:
+    """Imports everything that training needs, which takes seconds: better while nobody waits for the lease."""
+    for name in PACKAGES:
+        require(name)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .adapters import load_weights, weights
 from .files import creating_folder
 from .loop import Trainer
+
+log = logging.getLogger(__name__)
 
 KEEP = 2
 """Newest states kept of a run."""
@@ -33,14 +38,25 @@ def save(folder: Path, trainer: Trainer) -> Path:
 
 
 def load_newest(folder: Path, trainer: Trainer) -> int:
-    """Puts the newest state into a new trainer and gives its step count; 0 if there is none."""
-    states = _states(folder)
-    if not states:
-        return 0
-    path = states[-1]
+    """Puts the newest readable state into a new trainer and gives its step count; 0 if there is none."""
+    for path in reversed(_states(folder)):
+        try:
+            read = _read(path)
+        except (OSError, ValueError, SafetensorError) as err:
+            log.warning("The state in %s cannot be read (%s); the one before it is taken", path, err)
+            continue
+        _apply(trainer, *read)
+        return trainer.steps_done
+    return 0
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    load_weights(trainer.view, load_file(path / "adapter.safetensors"))
-    tensors = load_file(path / "optimizer.safetensors")
+    return state, load_file(path / "adapter.safetensors"), load_file(path / "optimizer.safetensors")
+
+
+def _apply(trainer: Trainer, state: dict, adapter: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    load_weights(trainer.view, adapter)
     for index, param in enumerate(trainer.params):
         prefix = f"{index}."
         own = {n.removeprefix(prefix): t.to(param.device) for n, t in tensors.items() if n.startswith(prefix)}
@@ -49,14 +65,13 @@ def load_newest(folder: Path, trainer: Trainer) -> int:
         group.update(values)
     trainer.lr_scheduler.load_state_dict(trainer.lr_scheduler.state_dict() | state["lr_scheduler"])
     trainer.steps_done = state["steps_done"]
-    return trainer.steps_done
 
 
 def _states(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step_*") if (p / "state.json").exists())
 
 
-def _optimizer_state(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
+def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict]:
     """The optimizer's tensors by `<parameter>.<name>`, and its numbers."""
     tensors, params = {}, []
     for index, param in enumerate(trainer.params):

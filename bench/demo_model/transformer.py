@@ -14,15 +14,18 @@ import comfy.ops
 import torch
 import torch.nn.functional as F
 from comfy.taesd.taesd import TAESD
-from emoji import SEED, caption, pictures
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trainer.comfy.demo_model import TOKENS
+
+from .emoji import SEED, caption, pictures
+
 SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=128, context_in_dim=128, hidden_size=256, mlp_ratio=4.0,
              num_heads=2, depth=2, depth_single_blocks=4, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
-STEPS = 9000
+STEPS = 7000
 BATCH = 64
 LEARNING_RATE = 1.5e-3
 MUON_LEARNING_RATE = 3e-3
@@ -50,8 +53,8 @@ def build() -> comfy.ldm.flux.model.Flux:
     return flux.requires_grad_(True)
 
 
-def captions(names: list[str]) -> list[list[str]]:
-    """`VARIANTS` captions of each name."""
+def captions(names: list[str], clip) -> list[list[str]]:
+    """`VARIANTS` captions of each name, all within the text encoder's shortest length, so that they can be stacked."""
     draw = random.Random(SEED)
     syllables = ["ba", "ko", "li", "zu", "mor", "ten", "fa", "shi", "gra", "pel", "nu", "dox", "wi", "qua", "ry", "sto"]
 
@@ -60,7 +63,11 @@ def captions(names: list[str]) -> list[list[str]]:
 
     forms = [lambda n: f"{word()}, {n}", lambda n: f"{n}, {word()}", lambda n: f"{word()} {word()}, {n}",
              lambda n: f"a {word()} picture of {n}", lambda n: f"{word()} {n}"]
-    return [[caption(n), *(draw.choice(forms)(caption(n)) for _ in range(VARIANTS - 1))] for n in names]
+    def variant(name: str) -> str:
+        text = draw.choice(forms)(name)
+        return text if len(clip.tokenize(text)["t5xxl"][0]) == TOKENS else name
+
+    return [[caption(n), *(variant(caption(n)) for _ in range(VARIANTS - 1))] for n in names]
 
 
 @torch.no_grad()
@@ -94,7 +101,7 @@ def train(vae: TAESD, clip, out: Path, steps: int = STEPS) -> float:
     names, data = pictures("noto")
     latents = encode_pictures(vae, data)
     began = time.time()
-    context, pooled = encode(clip, [c for variants in captions(names) for c in variants] + [""])
+    context, pooled = encode(clip, [c for variants in captions(names, clip) for c in variants] + [""])
     print(f"{len(names)} pictures, {len(context)} texts encoded in {time.time() - began:.0f} s")
     flux, draw = build(), torch.Generator().manual_seed(SEED)
     average = AveragedModel(flux, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))

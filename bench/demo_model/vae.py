@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from comfy.taesd.taesd import TAESD
-from emoji import SEED, pictures
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .emoji import SEED, pictures
 
 CHANNELS = 16
 STEPS = 9000

@@ -70,7 +70,8 @@ def their_prediction(host, model, texts, noisy, sigmas, guidance):
     dtype = model.x_embedder.weight.dtype
     out = model(hidden_states=packed.to(dtype), encoder_hidden_states=context.to(dtype),
                 pooled_projections=pooled.to(dtype), timestep=sigmas.to(dtype),
-                guidance=torch.full_like(sigmas, guidance), img_ids=grid, txt_ids=torch.zeros(context.shape[1], 3)).sample
+                guidance=torch.full_like(sigmas, guidance), img_ids=grid,
+                txt_ids=torch.zeros(context.shape[1], 3)).sample
     unpacked = out.unflatten(1, (height, width)).unflatten(3, (16, 2, 2)).permute(0, 3, 1, 4, 2, 5)
     return unpacked.flatten(4).flatten(2, 3).float()
 

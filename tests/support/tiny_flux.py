@@ -17,9 +17,9 @@ CONFIG = TrainConfig(steps=10, rank=4, learning_rate=1e-3)
 CAPTIONS = ["red apple", "a cat in a box", "one two three"]
 
 
-def random_flux(seed: int = 0) -> dict[str, torch.Tensor]:
+def random_flux(seed: int = 0, **shape: int) -> dict[str, torch.Tensor]:
     """Weights of a tiny FLUX.1, of a size that keeps activations near one."""
-    flux = comfy.ldm.flux.model.Flux(dtype=torch.float32, operations=comfy.ops.manual_cast, **SHAPE)
+    flux = comfy.ldm.flux.model.Flux(dtype=torch.float32, operations=comfy.ops.manual_cast, **{**SHAPE, **shape})
     draw, state = torch.Generator().manual_seed(seed), {}
     for name, value in flux.state_dict().items():
         if value.ndim == 1:

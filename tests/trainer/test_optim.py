@@ -53,7 +53,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch, 
     monkeypatch.setitem(sys.modules, package, None)  # Python then says it is not there
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(RuntimeError) as caught:
-        packages.require_all()
+        packages.check_all()
     assert f'"{sys.executable}" -m pip install {package}' in str(caught.value)
 
 

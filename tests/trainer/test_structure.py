@@ -74,3 +74,4 @@ def test_requirements_are_lower_bounds_and_leave_torch_alone():
     lines = (ROOT / "requirements.txt").read_text().split()
     assert all(">=" in line and "==" not in line and "<" not in line for line in lines)
     assert not [line for line in lines if line.split(">")[0] in ("torch", "torchvision", "numpy", "transformers")]
+    assert all(f'"{line}"' in (ROOT / "pyproject.toml").read_text() for line in lines)

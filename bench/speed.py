@@ -1,0 +1,264 @@
+"""Seconds and memory of a training step: LiveLoRA beside core's TrainLoraNode and beside diffusers + PEFT.
+
+    python dev.py bench speed [--rounds 3] [--steps 5]
+
+The same work for all: a random FLUX.1 of 170 million parameters in fp32 on the CPU, 512 × 512 pixels (1,024 image and
+256 text tokens), batch 1, LoRA of rank 16 on every Linear of every block, AdamW. Each run is a fresh process; the
+engines take turns; figures are medians. Memory is the peak of the resident set while training, above what the same
+process had when it had only loaded the model and the libraries."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=1024, hidden_size=1024, mlp_ratio=4.0,
+             num_heads=8, depth=2, depth_single_blocks=6, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
+             qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
+RANK, LATENT, TEXT_TOKENS = 16, 64, 256
+ENGINES = ["livelora", "core, defaults", "core, depth 2", "core, depth 3", "diffusers + peft"]
+
+
+class Clock:
+    """Times of the optimizer's steps, and the peak of the resident set between two moments."""
+
+    def __init__(self) -> None:
+        self.ticks: list[float] = []
+
+    def wrap(self, optimizer):
+        """The same optimizer; each of its steps is a tick."""
+        step = optimizer.step
+
+        def timed(*args, **kwargs):
+            result = step(*args, **kwargs)
+            self.ticks.append(time.perf_counter())
+            return result
+
+        optimizer.step = timed
+        return optimizer
+
+    def begin(self) -> None:
+        """From here on counts."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak (proc(5))
+        self.before = _memory("VmRSS")
+        self.ticks.append(time.perf_counter())
+
+    def report(self) -> dict:
+        """Seconds of each step after the first, which warms up, and MB above the start."""
+        seconds = [b - a for a, b in zip(self.ticks[1:], self.ticks[2:], strict=False)]
+        return {"seconds": seconds, "megabytes": (_memory("VmHWM") - self.before) / 1024}
+
+
+def _memory(field: str) -> int:
+    """A field of /proc/self/status in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def start_comfyui() -> None:
+    """ComfyUI's modules, on the CPU."""
+    sys.path[:0] = [os.environ["COMFYUI_PATH"]]
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
+def checkpoint(path: Path) -> None:
+    """A FLUX.1 checkpoint with random weights."""
+    start_comfyui()
+    import comfy.ldm.flux.model
+    import comfy.ops
+    import torch
+    from safetensors.torch import save_file
+
+    flux = comfy.ldm.flux.model.Flux(dtype=torch.float32, operations=comfy.ops.manual_cast, **SHAPE)
+    draw, state = torch.Generator().manual_seed(0), {}
+    for name, value in flux.state_dict().items():
+        scale = 0.02 if value.ndim == 1 else value.shape[1] ** -0.5
+        state[name] = torch.randn(value.shape, generator=draw) * scale + (1.0 if "norm" in name else 0.0)
+    save_file(state, path)
+
+
+def conditioning():
+    """One text, as CLIPTextEncode would give it."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    return (torch.randn(1, TEXT_TOKENS, SHAPE["context_in_dim"], generator=draw),
+            torch.randn(1, SHAPE["vec_in_dim"], generator=draw))
+
+
+def livelora(path: Path, steps: int, clock: Clock) -> None:
+    """Ours, every block recomputed, in a thread, as the job does it."""
+    start_comfyui()
+    import types
+
+    package = types.ModuleType("livelora")
+    package.__path__ = [str(ROOT)]
+    sys.modules["livelora"] = package
+    import bitsandbytes  # noqa: F401
+    import comfy.sd
+    import diffusers.optimization  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+    from livelora.trainer import loop
+    from livelora.trainer.comfy.model import ComfyHost
+    from livelora.trainer.config import TrainConfig
+
+    with torch.inference_mode():
+        patcher = comfy.sd.load_diffusion_model(str(path))
+    host = ComfyHost.__new__(ComfyHost)  # no text encoders here: the conditioning is given
+    host._patcher, host._base, host._live = patcher, patcher.model, patcher.model.diffusion_model
+    host.device, host.dtype = patcher.load_device, patcher.model.get_dtype_inference()
+    host.load(0)
+    context, pooled = conditioning()
+    example = loop.Example(torch.randn(16, LATENT, LATENT), {"cond": context, "pooled_output": pooled})
+    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
+    make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.wrap(make(*a))
+
+    def train() -> None:
+        clock.begin()
+        trainer = loop.Trainer(host, config, [example])
+        for _ in range(steps):
+            trainer.step()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+
+
+def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
+    """ComfyUI's own node."""
+    start_comfyui()
+    import comfy.sd
+    import comfy_extras.nodes_train as nodes_train
+    import torch
+
+    with torch.inference_mode():
+        patcher = comfy.sd.load_diffusion_model(str(path))
+        comfy.model_management.load_models_gpu([patcher])
+    make, nodes_train._create_optimizer = nodes_train._create_optimizer, lambda *a: clock.wrap(make(*a))
+    context, pooled = conditioning()
+    one = {"model": patcher, "latents": {"samples": torch.randn(1, 16, LATENT, LATENT)},
+           "positive": [[context, {"pooled_output": pooled, "guidance": 1.0}]], "batch_size": 1,
+           "grad_accumulation_steps": 1, "steps": steps, "learning_rate": 1e-4, "rank": RANK, "optimizer": "AdamW",
+           "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32",
+           "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": True, "checkpoint_depth": depth,
+           "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
+    clock.begin()
+    nodes_train.TrainLoraNode.execute(**{name: [value] for name, value in one.items()})
+
+
+def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
+    """As its training example does it: gradient checkpointing, LoRA on the same layers, AdamW."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from peft import LoraConfig
+
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=SHAPE["depth"], num_single_layers=SHAPE["depth_single_blocks"],
+        attention_head_dim=128, num_attention_heads=SHAPE["num_heads"], joint_attention_dim=SHAPE["context_in_dim"],
+        pooled_projection_dim=SHAPE["vec_in_dim"], guidance_embeds=True, axes_dims_rope=tuple(SHAPE["axes_dim"]))
+    model.requires_grad_(False)
+    targets = (r"(transformer_blocks|single_transformer_blocks)\.\d+\.(attn\.(to_q|to_k|to_v|add_q_proj|add_k_proj|"
+               r"add_v_proj|to_out\.0|to_add_out)|(ff|ff_context)\.net\.(0\.proj|2)|norm1\.linear|"
+               r"norm1_context\.linear|norm\.linear|proj_mlp|proj_out)")
+    context, pooled = conditioning()
+    tokens, edge = LATENT**2 // 4, LATENT // 2
+    clock.begin()
+    model.enable_gradient_checkpointing()
+    model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = clock.wrap(torch.optim.AdamW(params, lr=1e-4))
+    latents = torch.randn(1, tokens, 64)
+    grid = torch.cartesian_prod(torch.zeros(1), torch.arange(edge).float(), torch.arange(edge).float())
+    for _ in range(steps):
+        noise, sigma = torch.randn_like(latents), torch.sigmoid(torch.randn(1))
+        pred = model(hidden_states=(1 - sigma) * latents + sigma * noise, encoder_hidden_states=context,
+                     pooled_projections=pooled, timestep=sigma, guidance=torch.ones(1), img_ids=grid,
+                     txt_ids=torch.zeros(TEXT_TOKENS, 3)).sample
+        (pred - (noise - latents)).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def work(engine: str, path: Path, steps: int) -> None:
+    """One run in this process; prints its figures as JSON."""
+    clock = Clock()
+    if engine == "livelora":
+        livelora(path, steps, clock)
+    elif engine.startswith("core"):
+        core(path, steps, clock, depth=1 if "defaults" in engine else int(engine[-1]))
+    else:
+        diffusers_peft(path, steps, clock)
+    print("FIGURES", json.dumps(clock.report()))
+
+
+def measure(engine: str, path: Path, steps: int) -> dict:
+    """One run in a fresh process."""
+    command = [sys.executable, __file__, "--engine", engine, "--checkpoint", str(path), "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith("FIGURES"):
+            return json.loads(line.removeprefix("FIGURES"))
+    raise RuntimeError(f"{engine} failed:\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+
+
+def compare(rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Medians of every engine, the engines taking turns."""
+    runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "flux.safetensors"
+        subprocess.run([sys.executable, __file__, "--checkpoint", str(path)], check=True)
+        for number in range(rounds):
+            for engine in ENGINES:
+                found = measure(engine, path, steps)
+                runs[engine].append(found)
+                print(f"round {number + 1}  {engine:17} {statistics.median(found['seconds']):6.2f} s/step "
+                      f"{found['megabytes']:6.0f} MB", flush=True)
+    return {engine: {"seconds": statistics.median(s for run in found for s in run["seconds"]),
+                     "megabytes": statistics.median(run["megabytes"] for run in found)}
+            for engine, found in runs.items()}
+
+
+def report(medians: dict[str, dict[str, float]]) -> None:
+    """A table, and the ratios that matter."""
+    ours = medians["livelora"]
+    print(f"\n{'':17}  s/step      MB   speed   memory   (LiveLoRA ÷ it, speed in steps/s)")
+    for engine, found in medians.items():
+        speed, memory = found["seconds"] / ours["seconds"], ours["megabytes"] / found["megabytes"]
+        print(f"{engine:17} {found['seconds']:7.2f} {found['megabytes']:7.0f}  {speed:6.2f} {memory:8.2f}")
+    best = min((e for e in ENGINES if e.startswith("core")), key=lambda e: medians[e]["seconds"])
+    print(f"core's best depth for speed: {best}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.engine:
+        work(options.engine, options.checkpoint, options.steps)
+    elif options.checkpoint:
+        checkpoint(options.checkpoint)
+    else:
+        report(compare(options.rounds, options.steps))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A job in the background: prompts run between its steps, nothing in the live model changes, queueing again
+attaches."""
+
+from __future__ import annotations
+
+import numpy as np
+from client import newest_job
+from graphs import training, with_save
+
+
+def test_a_picture_is_the_same_before_during_and_after_training(server, draw, wait_for):
+    before = draw(server, "owl")
+    server.run(training(seed=20, steps=400, mode="background", batch_size=4))
+    job = newest_job(server)
+    begun = wait_for(server, job, lambda facts: facts["step"] >= 3)
+    during = [draw(server, "owl") for _ in range(3)]
+    ended = server.get(f"/livelora/jobs/{job}")
+    assert begun["state"] == ended["state"] == "training" and begun["step"] < ended["step"] < 400
+    server.post(f"/livelora/jobs/{job}/stop")
+    wait_for(server, job, lambda facts: facts["state"] == "stopped")
+    after = draw(server, "owl")
+    assert all(np.array_equal(before, picture) for picture in (*during, after))
+
+
+def test_training_is_not_changed_by_prompts_in_between(server, draw, wait_for):
+    """Same recipe but for what else ran: the same losses, bit for bit."""
+    server.run(training(seed=21, steps=12))
+    undisturbed = server.get(f"/livelora/jobs/{newest_job(server)}")["losses"]
+    server.run(training(seed=21, steps=12, save_every=5, mode="background"))  # save_every makes it another job
+    job = newest_job(server)
+    draw(server, "owl")
+    draw(server, "red apple")
+    disturbed = wait_for(server, job, lambda facts: facts["state"] == "done")["losses"]
+    assert disturbed == undisturbed
+
+
+def test_queueing_again_attaches_and_gives_the_newest_lora(server, wait_for):
+    graph = with_save(training(seed=22, steps=300, mode="background", batch_size=4), "newest")
+    first = server.run(graph)
+    assert "save" not in first  # nothing was learned yet: Save LoRA was passed over, without an error
+    job = newest_job(server)
+    wait_for(server, job, lambda facts: facts["step"] >= 5)
+    second = server.run(graph)
+    wait_for(server, job, lambda facts: facts["step"] >= 15)
+    third = server.run(graph)
+    assert newest_job(server) == job
+    assert (second["save"]["text"], third["save"]["text"]) == (["Saved newest.safetensors"],
+                                                              ["Saved newest_00002.safetensors"])
+    server.post(f"/livelora/jobs/{job}/stop")
+    wait_for(server, job, lambda facts: facts["state"] == "stopped")
+    from safetensors.torch import load_file
+
+    folder = server.base / "models" / "loras"
+    one, two = (load_file(folder / f"{name}.safetensors") for name in ("newest", "newest_00002"))
+    assert one.keys() == two.keys() and any(not one[k].equal(two[k]) for k in one)
+
+
+def test_jobs_wait_for_each_other(server, wait_for):
+    server.run(training(seed=23, steps=300, mode="background"))
+    first = newest_job(server)
+    server.run(training(seed=24, steps=3, mode="background"))
+    second = newest_job(server)
+    wait_for(server, first, lambda facts: facts["step"] >= 2)
+    assert server.get(f"/livelora/jobs/{second}")["state"] == "queued"
+    server.post(f"/livelora/jobs/{first}/stop")
+    wait_for(server, second, lambda facts: facts["state"] == "done")

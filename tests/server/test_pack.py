@@ -1,0 +1,104 @@
+"""The pack as ComfyUI sees it: loads fast, from any folder name, tells what is missing, documents everything."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui import COMFYUI, ROOT, Failed, Server
+from graphs import training
+
+import locales
+from locales import inputs
+
+NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDemoModel", "LiveLoraPreview", "LiveLoraSave", "LiveLoraTrain"]
+
+
+@pytest.fixture(scope="module")
+def infos(server):
+    return {name: info for name, info in server.get("/object_info").items() if name.startswith("LiveLora")}
+
+
+def test_the_nodes_are_there(infos):
+    assert sorted(infos) == NODES
+
+
+def test_everything_has_a_tooltip(infos):
+    for node, info in infos.items():
+        assert info["description"], node
+        assert all(options.get("tooltip") for options in inputs(info).values()), node
+        assert all(info["output_tooltips"]), node
+
+
+def test_every_node_has_a_help_page(infos):
+    for node in infos:
+        text = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+        assert len(text) > 300, node
+        for name in inputs(infos[node]):
+            assert f"`{name.split('.')[-1]}`" in text, f"{node}.md does not explain {name}"
+
+
+def test_locale_entries_are_those_of_the_schemas(infos):
+    """Written by `python dev.py bench locales`; the frontend shows these texts, not the schemas' own."""
+    written = json.loads(locales.PATH.read_text(encoding="utf-8"))
+    assert written == locales.definitions(infos)
+    assert written["LiveLoraTrain"]["inputs"]["preset_rank"]["name"] == "rank"
+
+
+def test_importing_the_pack_takes_no_time(server):
+    """ComfyUI's own figure. The training packages are not imported with it."""
+    found = re.search(r"(\d+\.\d+) seconds: .*custom_nodes/livelora", server.log())
+    assert found
+    print(f"import time {found[1]} s")
+    assert "(IMPORT FAILED)" not in server.log()
+
+
+def test_it_loads_from_a_folder_with_any_name(tmp_path):
+    with Server(tmp_path, "--disable-all-custom-nodes", "--whitelist-custom-nodes", "comfyui-live-lora.v2",
+                pack_folder="comfyui-live-lora.v2") as server:
+        assert sorted(n for n in server.get("/object_info") if n.startswith("LiveLora")) == NODES
+        server.run(training(seed=1, steps=1))
+
+
+@pytest.mark.parametrize("package", ["peft", "bitsandbytes", "diffusers"])
+def test_a_missing_package_is_an_error_when_training_starts_not_a_pack_that_fails_to_load(tmp_path, package):
+    """The package is hidden from that server's Python: a stand-in for a user who did not install it."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(f"""
+import importlib.abc, sys
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+""")
+    import os
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(hidden)
+    try:
+        server = Server(tmp_path / "base")
+        with server, pytest.raises(Failed) as caught:
+            server.run(training(seed=1))
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    assert f"needs the Python package '{package}', which is not installed" in caught.value.message
+    assert f'"{sys.executable}" -m pip install {package}' in caught.value.message
+    assert "IMPORT FAILED" not in server.log()
+
+
+def test_schema_ids_are_the_parameters_of_execute():
+    """In a process of its own, because the pack's root package needs a whole ComfyUI."""
+    script = Path(__file__).parents[1] / "support" / "print_parameters.py"
+    done = subprocess.run([sys.executable, str(script)], cwd=COMFYUI, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for node, (schema, parameters, takes_more) in json.loads(done.stdout.splitlines()[-1]).items():
+        if takes_more:
+            assert set(parameters) <= set(schema), node
+        else:
+            assert schema == parameters, node
