@@ -180,7 +180,7 @@ def report(found: dict) -> None:
     losses, validation = job["losses"], job["validation"]
     base, last = validation[0][1], validation[-1][1]
     part = max(1, len(losses) // 10)
-    print(f"\nTraining loss: {np.mean(losses[:part]):.3f} → {np.mean(losses[-part:]):.3f} (first and last {part} steps)")
+    print(f"\nTraining loss: {np.mean(losses[:part]):.3f} → {np.mean(losses[-part:]):.3f} (first and last {part})")
     print(f"Held-out loss: {base:.3f} without the LoRA → {last:.3f} with it ({last / base - 1:+.0%})")
     print(curve(validation))
     print(f"The same at learning rate 0.001: {found['overfit'][0][1]:.3f} → lowest "

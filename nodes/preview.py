@@ -25,24 +25,21 @@ class SamplePreview(io.ComfyNode):
                     "One prompt a line. Use your trigger word, and things that are not in your training images.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(
                     "Steps between two rounds of pictures. Each round takes as long as drawing the prompts does.")),
-                io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width of the pictures in "
-                                                                                      "pixels."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Height of the pictures in "
-                                                                                       "pixels."),
+                io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width in pixels."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Height in pixels."),
                 io.Int.Input("seed", default=42, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
                     "The same seed in every round, so that only the LoRA changes.")),
-                io.Int.Input("sampler_steps", default=20, min=1, max=200, advanced=True, tooltip="Steps of the "
-                                                                                                 "sampler."),
+                io.Int.Input("sampler_steps", default=20, min=1, max=200, advanced=True, tooltip="As in KSampler."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
                     "Classifier-free guidance. 1 for FLUX.1-dev and schnell, which are distilled.")),
                 io.Float.Input("guidance", default=3.5, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
                     "FLUX.1-dev's distilled guidance, as in Flux Guidance.")),
-                io.String.Input("negative", default="", advanced=True, tooltip="Negative prompt. It matters only if "
-                                                                               "cfg is not 1."),
+                io.String.Input("negative", default="", advanced=True, tooltip=(
+                    "Negative prompt. It matters only if cfg is not 1.")),
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", advanced=True,
-                               tooltip="ComfyUI's sampler."),
+                               tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
-                               tooltip="ComfyUI's scheduler."),
+                               tooltip="As in KSampler."),
             ],
             outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
             hidden=[io.Hidden.unique_id],

@@ -24,8 +24,7 @@ def _everyday(preset: Preset) -> list[io.Input]:
         io.Int.Input("rank", default=preset.rank, min=1, max=512, tooltip=(
             "How much the LoRA can hold. Characters need 16, styles 24 to 32, broad concepts up to 64; more makes a "
             "bigger file that overfits sooner.")),
-        io.Float.Input("learning_rate", default=preset.learning_rate, min=1e-7, max=1.0, step=1e-6, round=False,
-                       tooltip=(
+        io.Float.Input("learning_rate", default=preset.learning_rate, min=1e-7, max=1, step=1e-6, round=False, tooltip=(
             "How far each step goes. 0.0001 suits FLUX.1. Halve it if the pictures burn or break, double it if nothing "
             "is learned after some hundred steps.")),
     ]
@@ -43,8 +42,7 @@ class Train(io.ComfyNode):
             search_aliases=["train lora", "fine-tune", "dreambooth", "flux lora"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The FLUX.1 model to train on. It stays as it is, also while "
-                                                "training."),
+                io.Model.Input("model", tooltip="The FLUX.1 model to train on. It stays as it is, always."),
                 io.Clip.Input("clip", tooltip="The model's text encoders, for the captions."),
                 io.Vae.Input("vae", tooltip="The model's VAE, for the images."),
                 LoraDataset.Input("dataset", tooltip="From LoRA Dataset Loader or LoRA Captioner."),
@@ -58,21 +56,20 @@ class Train(io.ComfyNode):
                     "wait: the graph goes on when training is over. background: the node returns at once with the LoRA "
                     "as it is; other prompts run between steps, and queueing this workflow again gives the newest "
                     "LoRA.")),
-                LoraPreview.Input("preview", optional=True, tooltip="From LoRA Sample Preview: pictures while "
-                                                                    "training."),
+                LoraPreview.Input("preview", optional=True, tooltip=(
+                    "From LoRA Sample Preview: pictures while training.")),
                 LoraDataset.Input("validation", optional=True, tooltip=(
                     "Images of the same kind that are never trained on. Their loss tells when to stop: it falls while "
                     "the LoRA learns and rises when it overfits.")),
                 *cls._rare(),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The model with the LoRA applied at strength "
-                                                                       "1."),
+                io.Model.Output("model", display_name="model", tooltip="The model with the LoRA at strength 1."),
                 LoraModel.Output("lora", display_name="lora", tooltip="The LoRA, for Save LoRA."),
-                LossMap.Output("loss_map", display_name="loss_map", tooltip="The loss of every step, for Plot Loss "
-                                                                            "Graph."),
-                io.String.Output("job", display_name="job", tooltip="The job's id: its folder under "
-                                                                    "user/livelora/jobs."),
+                LossMap.Output("loss_map", display_name="loss_map", tooltip=(
+                    "The loss of every step, for Plot Loss Graph.")),
+                io.String.Output("job", display_name="job", tooltip=(
+                    "The job's id, the name of its folder in user/livelora/jobs.")),
             ],
             hidden=[io.Hidden.unique_id],
             not_idempotent=True,

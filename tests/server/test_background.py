@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 from client import newest_job
-from graphs import training, with_save
+from graphs import training, with_preview, with_save
 
 
 def test_a_picture_is_the_same_before_during_and_after_training(server, draw, wait_for):
     before = draw(server, "owl")
-    server.run(training(seed=20, steps=400, mode="background", batch_size=4))
+    graph = training(seed=20, steps=400, mode="background", batch_size=4)
+    server.run(with_preview(graph, "flatmoji, owl", every=4))
     job = newest_job(server)
     begun = wait_for(server, job, lambda facts: facts["step"] >= 3)
     during = [draw(server, "owl") for _ in range(3)]

@@ -29,10 +29,11 @@ def random_flux(seed: int = 0, **shape: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_flux(state: dict[str, torch.Tensor]):
+def load_flux(state: dict[str, torch.Tensor], **options: torch.dtype):
     """The MODEL that Load Diffusion Model would give, loaded as the prompt worker loads it."""
     with torch.inference_mode():
-        return comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in state.items()})
+        copies = {name: value.clone() for name, value in state.items()}
+        return comfy.sd.load_diffusion_model_state_dict(copies, model_options=options)
 
 
 def make_view(host, checkpointing: bool = True, dtype: torch.dtype = torch.float32, std: float = 0.02):

@@ -51,14 +51,13 @@ class ComfyHost:
     def fingerprint(self) -> str:
         """From the start of every weight, unpatched, and of every patch: a second for a large model."""
         digest = hashlib.sha256()
-        for key, value in self._base.diffusion_model.state_dict().items():
+        for key, value in self._live.named_parameters():
             unpatched = self._patcher.backup.get(f"diffusion_model.{key}")
             weight = value if unpatched is None else unpatched.weight
             digest.update(f"{key} {tuple(value.shape)}".encode() + _start(weight))
         for key, patches in sorted(self._patcher.patches.items(), key=lambda entry: str(entry[0])):
             for strength, patch, *_ in patches:
-                tensors = [t for t in getattr(patch, "weights", ()) if torch.is_tensor(t)]
-                digest.update(f"{key} {strength}".encode() + b"".join(map(_start, tensors)))
+                digest.update(f"{key} {strength}".encode() + b"".join(map(_start, _tensors(patch))))
         return digest.hexdigest()
 
     def geometry(self) -> Geometry:
@@ -138,6 +137,8 @@ def fetch(live: nn.Module, like: Tensor) -> Weight:
     would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
         return Weight(None, None, _nothing)
+    if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
+        return Weight(*live.cast_bias_weight(like), _nothing)
     weight, bias, stream = comfy.ops.cast_bias_weight(live, like, offloadable=True)
     usable = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
     scale = getattr(live, "pre_quant_scale", None)
@@ -152,6 +153,14 @@ def _nothing() -> None:
 
 def _pytorch_attention(_, *args, **kwargs) -> Tensor:
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _tensors(patch: Any) -> list[Tensor]:
+    """The tensors of a weight patch: an adapter with `weights`, a tuple such as ("diff", (tensor,)), or a tensor."""
+    if torch.is_tensor(patch):
+        return [patch]
+    parts = getattr(patch, "weights", patch if isinstance(patch, (tuple, list)) else ())
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _start(tensor: Tensor) -> bytes:
