@@ -17,8 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,16 +35,9 @@ class Clock:
     def __init__(self) -> None:
         self.ticks: list[float] = []
 
-    def wrap(self, optimizer):
+    def watch(self, optimizer):
         """The same optimizer; each of its steps is a tick."""
-        step = optimizer.step
-
-        def timed(*args, **kwargs):
-            result = step(*args, **kwargs)
-            self.ticks.append(time.perf_counter())
-            return result
-
-        optimizer.step = timed
+        optimizer.register_step_post_hook(lambda *_: self.ticks.append(time.perf_counter()))
         return optimizer
 
     def begin(self) -> None:
@@ -125,7 +118,7 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
     context, pooled = conditioning()
     example = loop.Example(torch.randn(16, LATENT, LATENT), {"cond": context, "pooled_output": pooled})
     config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
-    make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.wrap(make(*a))
+    make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 
     def train() -> None:
         clock.begin()
@@ -133,9 +126,8 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
         for _ in range(steps):
             trainer.step()
 
-    thread = threading.Thread(target=train)
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(train).result()
 
 
 def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
@@ -148,7 +140,7 @@ def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
     with torch.inference_mode():
         patcher = comfy.sd.load_diffusion_model(str(path))
         comfy.model_management.load_models_gpu([patcher])
-    make, nodes_train._create_optimizer = nodes_train._create_optimizer, lambda *a: clock.wrap(make(*a))
+    make, nodes_train._create_optimizer = nodes_train._create_optimizer, lambda *a: clock.watch(make(*a))
     context, pooled = conditioning()
     one = {"model": patcher, "latents": {"samples": torch.randn(1, 16, LATENT, LATENT)},
            "positive": [[context, {"pooled_output": pooled, "guidance": 1.0}]], "batch_size": 1,
@@ -181,7 +173,7 @@ def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
     model.enable_gradient_checkpointing()
     model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = clock.wrap(torch.optim.AdamW(params, lr=1e-4))
+    optimizer = clock.watch(torch.optim.AdamW(params, lr=1e-4))
     latents = torch.randn(1, tokens, 64)
     grid = torch.cartesian_prod(torch.zeros(1), torch.arange(edge).float(), torch.arange(edge).float())
     for _ in range(steps):

@@ -6,7 +6,6 @@ Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,10 +59,6 @@ class Host(Protocol):
     def load(self, room: int) -> None:
         """Brings the model to its device with exactly its own patches applied and `room` bytes left free. Cheap if it
         is there already."""
-        ...
-
-    def differentiable(self) -> AbstractContextManager[None]:
-        """Inside, a forward through the view can be differentiated."""
         ...
 
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:

@@ -70,11 +70,10 @@ class Trainer:
         """One optimizer update. Raises NotFinite if the loss is no number."""
         config, losses = self.config, []
         first = self.steps_done * config.gradient_accumulation_steps
-        with self.host.differentiable():
-            for k in range(first, first + config.gradient_accumulation_steps):
-                loss = self._micro_batch(k)
-                (loss / config.gradient_accumulation_steps).backward()
-                losses.append(loss.item())
+        for k in range(first, first + config.gradient_accumulation_steps):
+            loss = self._micro_batch(k)
+            (loss / config.gradient_accumulation_steps).backward()
+            losses.append(loss.item())
         if not all(map(math.isfinite, losses)):
             raise NotFinite(f"The loss became {losses[-1]} at step {self.steps_done + 1}. Lower the learning rate "
                             f"(it was {self.lr_scheduler.get_last_lr()[0]:g}) and train again.")

@@ -3,7 +3,7 @@
 The live tree stays untouched: its weights may be inference tensors, quantized, on another device or streamed. Each use
 of a weight asks the live module for it through `fetch`, in the forward and again in the backward pass.
 
-Shapes: B images, L tokens, I input width, O output width.
+Shapes: B images, L tokens, I input width, O output width, R rank of a LoRA.
 """
 
 from __future__ import annotations
@@ -56,6 +56,35 @@ class _Multiply(torch.autograd.Function):
         return grad_x, None
 
 
+class _MultiplyWithLora(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ, its LoRA term and the gradient of that term added in place: autograd's own way
+    allocates and passes over tensors of y's size twice more forward and three times more backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, borrow: Borrow) -> Tensor:
+        weight, bias, release = borrow(x)
+        y = F.linear(x, weight, bias)
+        release()
+        down = F.linear(x, lora_a)
+        y.flatten(0, -2).addmm_(down.flatten(0, -2), lora_b.T, alpha=scale)
+        ctx.borrow, ctx.scale = borrow, scale
+        ctx.save_for_backward(x, lora_a, lora_b, down)
+        return y
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        x, lora_a, lora_b, down = ctx.saved_tensors
+        grad_y = grads[0].flatten(0, -2)
+        grad_down = (grad_y @ lora_b).mul_(ctx.scale)
+        grad_a, grad_b = grad_down.T @ x.flatten(0, -2), (grad_y.T @ down.flatten(0, -2)).mul_(ctx.scale)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_a, grad_b, None, None
+        weight, _, release = ctx.borrow(grad_y)
+        grad_x = grad_y @ weight
+        release()
+        return grad_x.addmm_(grad_down, lora_a).view_as(x), grad_a, grad_b, None, None
+
+
 class FrozenLinear(nn.Linear):
     """A Linear whose weight is the live module's. Its own `weight` is a placeholder of one element, expanded to
     (O, I): adapters read their shape, device and dtype from it."""
@@ -71,9 +100,15 @@ class FrozenLinear(nn.Linear):
         """(B, L, I) → (B, L, O)."""
         return _Multiply.apply(x, self._borrow)
 
+    def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+        """(B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at `scale`, multiplied in the
+        dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
+        return _MultiplyWithLora.apply(x, lora_a.to(x.dtype), lora_b.to(x.dtype), scale, self._borrow)
+
 
 class FrozenNorm(nn.Module):
-    """A layer or RMS norm that works on a copy: transformer blocks later add into the very tensor they normalised."""
+    """A layer or RMS norm. The layer norm works on a copy: transformer blocks later add into the very tensor they
+    normalised."""
 
     def __init__(self, live: Live, fetch: Fetch) -> None:
         super().__init__()
@@ -87,7 +122,7 @@ class FrozenNorm(nn.Module):
         release()
         if self._is_layer_norm:
             return F.layer_norm(x.clone(), self._shape, weight, bias, self._eps)
-        return F.rms_norm(x.clone(), self._shape, weight, self._eps)
+        return F.rms_norm(x, self._shape, weight, self._eps)
 
 
 def is_linear(module: nn.Module) -> bool:

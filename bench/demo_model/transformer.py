@@ -25,7 +25,7 @@ from .emoji import SEED, caption, pictures
 SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=128, context_in_dim=128, hidden_size=256, mlp_ratio=4.0,
              num_heads=2, depth=2, depth_single_blocks=4, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
-STEPS = 7000
+STEPS = 6000
 BATCH = 64
 LEARNING_RATE = 1.5e-3
 MUON_LEARNING_RATE = 3e-3
@@ -34,6 +34,8 @@ NO_CAPTION = 0.1
 EMA_DECAY = 0.999
 VARIANTS = 3
 """Captions of each picture: its name, and its name among words that mean nothing, as a trigger word will."""
+BARE = 0.6
+"""Share of captions that are the name alone."""
 
 
 def build() -> comfy.ldm.flux.model.Flux:
@@ -110,7 +112,9 @@ def train(vae: TAESD, clip, out: Path, steps: int = STEPS) -> float:
     began, running = time.time(), 0.0
     for step in range(steps):
         chosen = torch.randint(0, len(names), (BATCH,), generator=draw)
-        text = chosen * VARIANTS + torch.randint(0, VARIANTS, (BATCH,), generator=draw)
+        variant = torch.randint(1, VARIANTS, (BATCH,), generator=draw)
+        variant[torch.rand(BATCH, generator=draw) < BARE] = 0
+        text = chosen * VARIANTS + variant
         text[torch.rand(BATCH, generator=draw) < NO_CAPTION] = len(context) - 1
         sigmas = torch.sigmoid(torch.randn(BATCH, generator=draw))
         noise = torch.randn(latents[chosen].shape, generator=draw)
@@ -129,7 +133,7 @@ def train(vae: TAESD, clip, out: Path, steps: int = STEPS) -> float:
         running += (loss.item() - running) / min(step + 1, 200)
         if (step + 1) % 250 == 0:
             print(f"transformer step {step + 1}/{steps}  loss {running:.4f}  {time.time() - began:.0f} s", flush=True)
-        if (step + 1) % 2000 == 0 or step + 1 == steps:
+        if (step + 1) % 1000 == 0 or step + 1 == steps:
             save_file({k: v.half().contiguous() for k, v in average.module.state_dict().items()}, out)
     comfy.model_management.in_training = False
     return running

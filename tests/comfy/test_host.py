@@ -101,10 +101,3 @@ def test_an_interruption_is_translated_and_can_be_handed_back(host):
     host.hand_back_interrupt()
     with pytest.raises(mm.InterruptProcessingException):
         mm.throw_exception_if_processing_interrupted()
-
-
-def test_the_switch_for_training_is_put_back_after_an_error(host):
-    with pytest.raises(RuntimeError), host.differentiable():
-        assert mm.in_training
-        raise RuntimeError
-    assert not mm.in_training

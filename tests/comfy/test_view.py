@@ -30,7 +30,7 @@ def test_a_new_lora_changes_nothing(host, patcher):
     host.load(0)
     latents, _, sigmas, texts = batch(host, 1)
     view = host.view(torch.float32)
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         plain = host.predict(view, latents, sigmas, texts, 1.0)
         inject_lora(view, CONFIG)
         assert host.predict(view, latents, sigmas, texts, 1.0).equal(plain)
@@ -51,7 +51,7 @@ def test_gradient_agrees_with_a_finite_difference(host):
     view, params = make_view(host)
     grads = gradients(host, view, params)
     direction, eps, values = [g / g.norm() for g in grads], 1e-2, []
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         for scale in (eps, -2 * eps):
             for p, d in zip(params, direction, strict=True):
                 p.add_(d, alpha=scale)
@@ -65,7 +65,7 @@ def test_each_image_has_its_own_caption(host):
     host.load(0)
     view, _ = make_view(host)
     latents, noise, sigmas, texts = batch(host, 3)
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         together = host.predict(view, latents, sigmas, texts, 1.0)
         alone = [host.predict(view, latents[i:i + 1], sigmas[i:i + 1], texts[i:i + 1], 1.0) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
@@ -78,7 +78,7 @@ def test_captions_of_different_length_share_a_batch(host):
     latents, _, sigmas, texts = batch(host, 2)
     texts[1] = host.encode_text("word " * 40)
     assert texts[1]["cond"].shape[1] != texts[0]["cond"].shape[1]
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         together = host.predict(view, latents, sigmas, texts, 1.0)
         alone = [host.predict(view, latents[i:i + 1], sigmas[i:i + 1], texts[i:i + 1], 1.0) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_a_thread_trains_on_weights_that_were_loaded_in_inference_mode(host, pat
         for _ in range(15):
             gradients(host, view, params)
             optimizer.step()
-            with torch.no_grad(), host.differentiable():
+            with torch.no_grad():
                 losses.append(loss(host, view).item())
 
     thread = threading.Thread(target=train)
@@ -139,7 +139,7 @@ def test_comfyuis_loader_gives_what_the_view_gives(host, patcher):
     host.load(0)
     view, _ = make_view(host, std=0.1)
     latents, _, sigmas, texts = batch(host, 1)
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
     base = live_output(patcher, latents, sigmas, texts[0])
     lora = comfyui_lora(view, CONFIG)
@@ -160,7 +160,7 @@ def test_alpha_is_in_effect_in_both(host, patcher):
         for p in params:
             p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))
     latents, _, sigmas, texts = batch(host, 1)
-    with torch.no_grad(), host.differentiable():
+    with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
     actual = live_output(with_lora(patcher, comfyui_lora(view, config)), latents, sigmas, texts[0])
     assert (actual - expected).abs().max() < 1e-4

@@ -5,13 +5,10 @@ Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import comfy.ldm.modules.attention
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.ops
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from ..host import Sampler, Text
 from ..memory import Geometry
 from ..view import Weight, build_view
+from .attention import RotaryAttention
 from .checks import check
 from .sampling import draw
 from .text import by_length, encode_text, side_by_side
@@ -74,15 +72,6 @@ class ComfyHost:
             raise RuntimeError("ComfyUI loaded the model with other patches than those wired into LoRA Train. "
                                "Queue the workflow again.")
 
-    @contextlib.contextmanager
-    def differentiable(self) -> Iterator[None]:
-        """Selects the RoPE that autograd can differentiate. The switch is the whole process's, so it is put back."""
-        before, mm.in_training = mm.in_training, True
-        try:
-            yield
-        finally:
-            mm.in_training = before
-
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
         """A training view of the live transformer."""
         return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
@@ -109,14 +98,14 @@ class ComfyHost:
         return torch.stack(parts)
 
     def _forward(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
-        """As BaseModel._apply_model calls the transformer, with PyTorch's attention: others have no backward."""
+        """As BaseModel._apply_model calls the transformer."""
         conditions = self._base.extra_conds(noise=noisy, device=self.device, guidance=guidance,
                                             **side_by_side(texts, self.device))
         size = {"batch_size": len(texts), "device": self.device}
         values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
         values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
         context = values.pop("c_crossattn")
-        options = {"optimized_attention_override": _pytorch_attention}
+        options = RotaryAttention(view.get_submodule("pe_embedder")).options()
         pred = view(noisy.to(self.dtype), sigmas.float(), context=context, transformer_options=options, **values)
         return pred.float()
 
@@ -132,7 +121,7 @@ class ComfyHost:
         mm.interrupt_current_processing(True)
 
 
-def fetch(live: nn.Module, like: Tensor) -> Weight:
+def fetch(live: Any, like: Tensor) -> Weight:
     """The weight of a live module in the device and dtype of `like`: cast, dequantized, streamed and patched as ComfyUI
     would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
@@ -149,10 +138,6 @@ def fetch(live: nn.Module, like: Tensor) -> Weight:
 
 def _nothing() -> None:
     return None
-
-
-def _pytorch_attention(_, *args, **kwargs) -> Tensor:
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 
 def _tensors(patch: Any) -> list[Tensor]:

@@ -33,8 +33,8 @@ def test_images_and_captions_are_found(folder):
     dataset = read(folder)
     assert [i.path.name for i in dataset.items] == ["a.png", "b.png", "c.png"]
     assert [i.caption for i in dataset.items] == ["ohwx, picture a", "ohwx, picture b", "ohwx, picture c"]
-    assert dataset.items[0].size == (40, 30) and dataset.items[0].bucket == (64, 48)
-    assert "3 images" in dataset.report() and "3 × 64×48" in dataset.report()
+    assert dataset.items[0].size == (40, 30) and dataset.items[0].bucket == (80, 48)
+    assert "3 images" in dataset.report() and "3 × 80×48" in dataset.report()
     assert "3 smaller than their training size" in dataset.report()
 
 
