@@ -127,7 +127,8 @@ def fetch(live: Any, like: Tensor) -> Weight:
     if live.weight is None:
         return Weight(None, None, _nothing)
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
-        return Weight(*live.cast_bias_weight(like), _nothing)
+        weight, bias = live.cast_bias_weight(like)
+        return Weight(weight, bias, _nothing)
     weight, bias, stream = comfy.ops.cast_bias_weight(live, like, offloadable=True)
     usable = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
     scale = getattr(live, "pre_quant_scale", None)
