@@ -83,7 +83,9 @@ def _seeded() -> Judge:
 
 
 def _rebuild(vae: TAESD, part: Tensor) -> Tensor:
-    return (vae.taesd_decoder(vae.taesd_encoder(part.float() / 255)).clamp(0, 1) * 255).round().byte()
+    with torch.autocast("cpu", torch.bfloat16):
+        rebuilt = vae.taesd_decoder(vae.taesd_encoder(part.float() / 255))
+    return (rebuilt.float().clamp(0, 1) * 255).round().byte()
 
 
 def _augment(batch: Tensor, draw: torch.Generator) -> Tensor:
