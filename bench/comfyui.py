@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from pathlib import Path
@@ -21,7 +22,7 @@ FOLDERS = ("models/loras", "models/diffusion_models", "models/vae", "input", "ou
 
 
 class Refused(Exception):
-    """The server did not accept a prompt. `errors` is its answer."""
+    """The server did not accept a prompt, or not all of it. `errors` is its answer."""
 
     def __init__(self, errors: dict) -> None:
         super().__init__(json.dumps(errors, indent=1)[:2000])
@@ -110,8 +111,12 @@ class Server:
             raise
 
     def queue(self, graph: dict) -> str:
-        """Sends a graph in API form and gives its prompt id."""
-        return self.post("/prompt", {"prompt": graph, "client_id": self.client_id})["prompt_id"]
+        """Sends a graph in API form and gives its prompt id. Raises Refused if any of its nodes cannot run; ComfyUI
+        runs the rest."""
+        answer = self.post("/prompt", {"prompt": graph, "client_id": self.client_id})
+        if answer["node_errors"]:
+            raise Refused(answer)
+        return answer["prompt_id"]
 
     def result(self, prompt_id: str, seconds: float = 600) -> dict:
         """Waits for a prompt and gives its outputs by node. Raises Failed with the error's text."""
@@ -135,7 +140,7 @@ class Server:
 
     def image(self, entry: dict) -> bytes:
         """The file behind an image that an output lists."""
-        query = "&".join(f"{name}={entry[name]}" for name in ("filename", "subfolder", "type"))
+        query = urllib.parse.urlencode({name: entry[name] for name in ("filename", "subfolder", "type")})
         return self.get(f"/view?{query}")
 
     def to_api(self, workflow: dict) -> dict:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .emoji import SEED, pictures, split
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-STEPS = 1500
+STEPS = 3000
 BATCH = 32
 
 
@@ -24,7 +24,7 @@ class Judge(nn.Sequential):
     """Five strided convolutions; the output is the log-odds that a picture is Fluent."""
 
     def __init__(self) -> None:
-        widths = [3, 16, 32, 48, 64, 64]
+        widths = [3, 24, 48, 72, 96, 128]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
@@ -56,10 +56,12 @@ def train(vae: TAESD) -> float:
     _, held_out, names = split()
     data = torch.stack([pictures(style, names)[1] for style in ("noto", "fluent")])
     with torch.no_grad():
+        vae = vae.to(memory_format=torch.channels_last)
         blurred = torch.stack([torch.cat([_rebuild(vae, part) for part in style.split(32)]) for style in data])
     draw, judge = torch.Generator().manual_seed(SEED), _seeded()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
+    print(f"{blurred.shape[1] * 2} pictures rebuilt", flush=True)
     began = time.time()
     for step in range(STEPS):
         chosen = torch.randint(0, len(names), (BATCH,), generator=draw)
@@ -83,8 +85,9 @@ def _seeded() -> Judge:
 
 
 def _rebuild(vae: TAESD, part: Tensor) -> Tensor:
+    pixels = (part.float() / 255).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        rebuilt = vae.taesd_decoder(vae.taesd_encoder(part.float() / 255))
+        rebuilt = vae.taesd_decoder(vae.taesd_encoder(pixels))
     return (rebuilt.float().clamp(0, 1) * 255).round().byte()
 
 
@@ -94,4 +97,4 @@ def _augment(batch: Tensor, draw: torch.Generator) -> Tensor:
     batch = torch.roll(batch, (dy, dx), (2, 3))
     if mirrored > 0:
         batch = batch.flip(-1)
-    return batch + 0.03 * torch.randn(batch.shape, generator=draw)
+    return batch + 0.01 * torch.randn(batch.shape, generator=draw)

@@ -25,7 +25,9 @@ from .emoji import SEED, caption, pictures
 SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=128, context_in_dim=128, hidden_size=256, mlp_ratio=4.0,
              num_heads=2, depth=2, depth_single_blocks=4, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
-STEPS = 6000
+CYCLES = ((4500, 0.0), (1500, 1.0), (1500, 0.7))
+"""Steps of each run, and the mean of its noise levels' logits. After the first, high noise, where a name decides what
+is drawn, is seen more often. Each run starts anew from the averaged weights of the one before."""
 BATCH = 64
 LEARNING_RATE = 1.5e-3
 MUON_LEARNING_RATE = 3e-3
@@ -98,25 +100,34 @@ def optimizers(flux: nn.Module, steps: int) -> list[tuple]:
     return [(o, torch.optim.lr_scheduler.LambdaLR(o, rate)) for o in made]
 
 
-def train(vae: TAESD, clip, out: Path, steps: int = STEPS) -> float:
+def train(vae: TAESD, clip, out: Path) -> float:
     """Trains, writes the averaged weights to `out` in fp16, and gives the last loss."""
     names, data = pictures("noto")
     latents = encode_pictures(vae, data)
     began = time.time()
     context, pooled = encode(clip, [c for variants in captions(names, clip) for c in variants] + [""])
     print(f"{len(names)} pictures, {len(context)} texts encoded in {time.time() - began:.0f} s")
-    flux, draw = build(), torch.Generator().manual_seed(SEED)
-    average = AveragedModel(flux, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
-    made = optimizers(flux, steps)
+    flux, draw, running = build(), torch.Generator().manual_seed(SEED), 0.0
     comfy.model_management.in_training = True
-    began, running = time.time(), 0.0
+    for steps, logit_mean in CYCLES:
+        running = _run(flux, latents, context, pooled, draw, steps, logit_mean)
+        save_file({k: v.half().contiguous() for k, v in flux.state_dict().items()}, out)
+    comfy.model_management.in_training = False
+    return running
+
+
+def _run(flux: nn.Module, latents: Tensor, context: Tensor, pooled: Tensor, draw: torch.Generator, steps: int,
+         logit_mean: float) -> float:
+    """One run; leaves the averaged weights in `flux`."""
+    average = AveragedModel(flux, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    made, began, running = optimizers(flux, steps), time.time(), 0.0
     for step in range(steps):
-        chosen = torch.randint(0, len(names), (BATCH,), generator=draw)
+        chosen = torch.randint(0, len(latents), (BATCH,), generator=draw)
         variant = torch.randint(1, VARIANTS, (BATCH,), generator=draw)
         variant[torch.rand(BATCH, generator=draw) < BARE] = 0
         text = chosen * VARIANTS + variant
         text[torch.rand(BATCH, generator=draw) < NO_CAPTION] = len(context) - 1
-        sigmas = torch.sigmoid(torch.randn(BATCH, generator=draw))
+        sigmas = torch.sigmoid(torch.randn(BATCH, generator=draw) + logit_mean)
         noise = torch.randn(latents[chosen].shape, generator=draw)
         guidance = torch.rand(BATCH, generator=draw) * 4 + 1  # it learns that guidance means nothing
         s = sigmas.view(-1, 1, 1, 1)
@@ -133,7 +144,5 @@ def train(vae: TAESD, clip, out: Path, steps: int = STEPS) -> float:
         running += (loss.item() - running) / min(step + 1, 200)
         if (step + 1) % 250 == 0:
             print(f"transformer step {step + 1}/{steps}  loss {running:.4f}  {time.time() - began:.0f} s", flush=True)
-        if (step + 1) % 1000 == 0 or step + 1 == steps:
-            save_file({k: v.half().contiguous() for k, v in average.module.state_dict().items()}, out)
-    comfy.model_management.in_training = False
+    flux.load_state_dict(average.module.state_dict())
     return running

@@ -72,4 +72,4 @@ def test_interrupting_another_prompt_leaves_a_background_job_alone(server, wait_
     for _ in range(3):
         server.post("/interrupt", {})
         time.sleep(0.1)
-    assert wait_for(server, job, lambda facts: facts["state"] not in ("training",))["state"] == "done"
+    assert wait_for(server, job, lambda facts: facts["state"] not in ("training", "finishing"))["state"] == "done"

@@ -70,12 +70,11 @@ def test_a_missing_package_is_an_error_when_training_starts_not_a_pack_that_fail
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text(f"""
-import importlib.abc, sys
-class Hide(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] == {package!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hide())
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.split('.')[0] == {package!r} else find(name, path, target)
+PathFinder.find_spec = find_spec
 """)
     import os
 
