@@ -147,23 +147,23 @@ def judged(pictures: dict, names: list[str]) -> dict[str, float]:
                for column in ("base", "LoRA 1.0")}}
 
 
-def run(base: Path, say=print) -> dict:
+def run(base: Path) -> dict:
     """The whole demo in the folder `base`; gives its figures."""
     captions = held_out_captions()
     with Server(base) as server:
-        say(f"ComfyUI runs at {server.url}. Training “Train your first LoRA (demo, no downloads)”:")
+        print(f"ComfyUI runs at {server.url}. Training “Train your first LoRA (demo, no downloads)”:")
         graph, node = training_graph(server)
         began = time.monotonic()
         job, outputs = train(server, graph)
         seconds = time.monotonic() - began
         [save] = [n for n, entry in graph.items() if entry["class_type"] == "LiveLoraSave"]
         lora = outputs[save]["text"][0].removeprefix("Saved ")
-        say(f"Trained {job['step']} steps in {seconds:.0f} s, {len(captions)} held-out pictures measured on the way.")
-        say("Drawing prompts that were never trained on, with KSampler and LoraLoader:")
+        print(f"Trained {job['step']} steps in {seconds:.0f} s, {len(captions)} held-out pictures measured on the way.")
+        print("Drawing prompts that were never trained on, with KSampler and LoraLoader:")
         names = list(captions)
         pictures = draw(server, lora, captions, {"base": None, "LoRA 1.0": 1.0})
         pictures |= draw(server, lora, {name: captions[name] for name in names[:ROWS]}, {"LoRA 0.5": 0.5})
-        say("What overfitting looks like: the same at learning rate 0.001 for 400 steps")
+        print("What overfitting looks like: the same at learning rate 0.001 for 400 steps")
         graph[node]["inputs"] |= OVERFIT
         overfit, _ = train(server, {k: v for k, v in graph.items() if v["class_type"] not in ("LiveLoraSave",)})
         listed = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"]
