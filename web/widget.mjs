@@ -10,7 +10,7 @@ const STYLE = `
   border-radius: 4px; padding: 2px 10px; cursor: pointer; float: right; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--error-text); white-space: pre-wrap; }
-.livelora .text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }

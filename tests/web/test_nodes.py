@@ -42,8 +42,8 @@ def test_training_is_seen_as_it_goes(page, server):
     assert titles == ["Step 4", "Step 2", "Before training"]
     assert page.get_attribute(".livelora [role=progressbar]", "aria-valuenow") == "4"
     assert page.is_hidden(".livelora button")
-    texts = page.eval_on_selector_all(".livelora.text", "all => all.map((e) => e.textContent)")
-    assert any("24 images" in text for text in texts)
+    texts = page.eval_on_selector_all(".livelora.text", "all => all.map((e) => e.innerText)")
+    assert any(text.startswith("24 images") and text.count("\n") > 3 for text in texts), "as lines, not run together"
     assert page.problems == []
 
 
