@@ -118,7 +118,8 @@ class FrozenNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype out as in."""
         weight, bias, release = self._borrow(x)
-        weight, bias = (None if t is None else t.clone() for t in (weight, bias))  # autograd keeps them past `release`
+        # Autograd keeps the weights past `release`; and the live ones may ask for gradients, which they must not get.
+        weight, bias = (None if t is None else t.detach().clone() for t in (weight, bias))
         release()
         if self._is_layer_norm:
             return F.layer_norm(x.clone(), self._shape, weight, bias, self._eps)

@@ -14,6 +14,7 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = True
 
+import utils.install_util  # noqa: E402, F401, I001  before ComfyUI puts its comfy/utils.py in front, as its main.py does
 import server  # noqa: E402
 
 loop = asyncio.new_event_loop()
