@@ -87,7 +87,7 @@ def test_captions_of_different_length_share_a_batch(host):
 def test_training_leaves_the_live_model_as_it_was(host, patcher):
     host.load(0)
     before, modules = snapshot(patcher), [type(m) for m in patcher.model.modules()]
-    trainable = [p.requires_grad for p in patcher.model.parameters()]  # true of norms before ComfyUI 0.27
+    trainable = [p.requires_grad for p in patcher.model.parameters()]  # all of them in ComfyUI 0.20 and 0.27
     view, params = make_view(host)
     optimizer = torch.optim.AdamW(params, lr=1e-2)
     gradients(host, view, params)
