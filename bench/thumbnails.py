@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
+from browser import browser, new_tab, open_comfyui
 from comfyui import Server
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False,
-            "Comfy.Workflow.Persist": False, "Comfy.Workflow.ShowMissingModelsWarning": False,
-            "Comfy.EnableTooltips": False, "Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False,
-            "Comfy.Graph.CanvasInfo": False}
+SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 WIDTH = 960
 FIT = """() => {
   const all = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
@@ -43,14 +40,9 @@ def photograph(page: Page, path: Path) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server, sync_playwright() as playwright:
-        for name, value in SETTINGS.items():
-            server.post("/settings", {name: value})
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"),
-                                             args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1720, "height": 1120})
-        page.goto(server.url)
-        page.wait_for_function("window.app?.vueAppReady && app.isGraphReady", timeout=120_000)
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server, browser() as running:
+        page = new_tab(running, server, 1720, 1120, SETTINGS)
+        open_comfyui(page, server)
         for path in sorted(FOLDER.glob("*.json")):
             workflow = json.loads(path.read_text(encoding="utf-8"))
             page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
@@ -60,7 +52,6 @@ def main() -> None:
                 while len(server.get("/history")) == done:
                     page.wait_for_timeout(1000)
             photograph(page, path.with_suffix(".jpg"))
-        browser.close()
 
 
 if __name__ == "__main__":

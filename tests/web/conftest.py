@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 
+import browser as on_this_machine
 import pytest
 from comfyui import Server
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-SETTINGS = {
-    "Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False, "Comfy.Workflow.Persist": False,
-    "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.EnableTooltips": False, "Comfy.Validation.Workflows": True,
-}
 
 
 @pytest.fixture(scope="session")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        message = f"no browser found ({', '.join(BROWSERS)}); install Chromium to run the browser tests"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
+    try:
+        with on_this_machine.browser() as running:
+            yield running
+    except FileNotFoundError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -38,15 +27,12 @@ def server(tmp_path_factory):
 @pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
 def page(request, browser, server):
     """ComfyUI in a tab, with nodes drawn on the canvas or as page elements; its errors are collected."""
-    for name, value in {**SETTINGS, "Comfy.VueNodes.Enabled": request.param}.items():
-        server.post("/settings", {name: value})
-    tab = browser.new_page(viewport={"width": 1500, "height": 1100})
+    tab = on_this_machine.new_tab(browser, server, 1500, 1100, {
+        "Comfy.VueNodes.Enabled": request.param, "Comfy.Validation.Workflows": True})
     tab.problems = []
     tab.on("pageerror", lambda error: tab.problems.append(str(error)))
     tab.on("console", lambda message: tab.problems.append(message.text) if "livelora" in message.text.lower()
            and message.type == "error" else None)
-    tab.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
-    tab.goto(server.url)
-    tab.wait_for_function("window.app?.vueAppReady && app.isGraphReady", timeout=120_000)
+    on_this_machine.open_comfyui(tab, server)
     yield tab
     tab.close()
