@@ -58,10 +58,12 @@ def main() -> None:
             print(f"VAE on {len(held_out)} held-out {style} pictures: {found:.2f} dB")
     if "transformer" in wanted:
         loss = transformer.train(load_vae(), make_clip(), WEIGHTS / "transformer.safetensors")
-        steps = sum(steps for steps, _ in transformer.CYCLES)
+        steps = sum(steps for steps, *_ in transformer.CYCLES)
         print(f"transformer: seed {emoji.SEED}, {steps} steps, final loss {loss:.4f}")
     if "judge" in wanted:
-        print(f"judge: accuracy on 128 real held-out pictures {judge.train(load_vae()):.1%}")
+        flux = transformer.load(WEIGHTS / "transformer.safetensors")
+        found = judge.train(load_vae(), flux, transformer.encode(make_clip(), [""]))
+        print(f"judge: accuracy on 128 real held-out pictures {found:.1%}")
     if "pictures" in wanted:
         draw("fluent", train_names, DATASET)
         draw("fluent", held_out, HELD_OUT / "fluent")

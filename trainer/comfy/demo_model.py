@@ -68,14 +68,15 @@ def make_clip() -> comfy.sd.CLIP:
 
 
 def _fill(towers: nn.Module) -> None:
-    """Random weights: embeddings 1, matrices 1/√inputs, half that where a layer writes to the residual stream, so that
-    a word stays recognisable in any sentence. Norms are the identity, biases 0."""
+    """Random weights: embeddings 1, matrices 1/√inputs, half that where T5 or an MLP writes to the residual stream, so
+    that a word stays recognisable in any sentence. Positions 0.1: CLIP's one vector for a caption is then made of its
+    words, and hardly of their number. Norms are the identity, biases 0."""
     draw = torch.Generator().manual_seed(SEED)
     for name, param in sorted(towers.named_parameters()):
         if param.ndim < 2:
             param.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
         else:
             is_embedding = "embed" in name or "shared" in name
-            scale = 1.0 if is_embedding else 1 / math.sqrt(param.shape[1])
-            writes_to_stream = name.endswith((".o.weight", ".wo.weight", ".out_proj.weight", ".fc2.weight"))
+            scale = 0.1 if "position" in name else 1.0 if is_embedding else 1 / math.sqrt(param.shape[1])
+            writes_to_stream = name.endswith((".o.weight", ".wo.weight", ".fc2.weight"))
             param.copy_(torch.randn(param.shape, generator=draw) * (scale / 2 if writes_to_stream else scale))
