@@ -1,8 +1,9 @@
 """A small classifier that tells Noto's style from Fluent's, to measure what a LoRA has learned.
 
-It looks at pictures of half their size, where softness, which is no style, hardly shows.
+Neither softness nor what the demo model does to a picture is style: half of the batches it learns from are softened,
+and a part of the pictures was redrawn by the model.
 
-Shapes: B pictures (B, 3, 64, 64) in 0…1."""
+Shapes: B pictures (B, 3, 128, 128) in 0…1."""
 
 from __future__ import annotations
 
@@ -19,18 +20,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .emoji import SEED, pictures, split
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
-STEPS = 2500
-BATCH = 32
+STEPS = 5000
+NAMES = 16
+"""Names in a batch, each in both styles."""
 REDRAWN = 0.35
-"""Share of pictures that were redrawn by the demo model."""
+"""Share of names whose pictures were redrawn by the demo model."""
 
 
 class Judge(nn.Sequential):
-    """Five strided convolutions; the output is the log-odds that a picture is Fluent."""
+    """Five strided convolutions on blocks of 2 × 2 pixels. Gives the log-odds that a picture is Fluent, (B, 1)."""
 
     def __init__(self) -> None:
-        widths = [3, 32, 64, 128, 192, 256]
-        layers: list[nn.Module] = []
+        widths = [3 * 4, 32, 64, 128, 192, 256]
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.ReLU()]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(widths[-1], 1))
@@ -46,7 +48,7 @@ def load() -> Judge:
 @torch.no_grad()
 def share_fluent(judge: Judge, data: Tensor) -> float:
     """Share of pictures (N, 3, 128, 128), uint8, that the judge calls Fluent, looked at as they are and mirrored."""
-    seen = _halved(data)
+    seen = data / 255
     return ((judge(seen) + judge(seen.flip(-1))).flatten() > 0).float().mean().item()
 
 
@@ -65,19 +67,18 @@ def train(vae: TAESD, flux: nn.Module, nothing: tuple[Tensor, Tensor]) -> float:
     redrawn = torch.stack([torch.cat([_redraw(vae, flux, nothing, part, draw) for part in style.split(64)])
                            for style in data])
     print(f"{redrawn.shape[1] * 2} pictures redrawn", flush=True)
-    data, redrawn = (torch.stack([_halved(style) for style in both]) for both in (data, redrawn))
     torch.manual_seed(SEED)
     judge, draw = Judge(), torch.Generator().manual_seed(SEED)
     average = AveragedModel(judge, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    is_fluent = torch.arange(2.0).repeat_interleave(NAMES)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
     began = time.time()
     for step in range(STEPS):
-        chosen = torch.randint(0, len(names), (BATCH,), generator=draw)
-        style = torch.randint(0, 2, (BATCH,), generator=draw)
-        source = torch.where(torch.rand(BATCH, generator=draw)[:, None, None, None] < REDRAWN,
-                             redrawn[style, chosen], data[style, chosen])
-        loss = F.binary_cross_entropy_with_logits(judge(_augment(source, draw)).flatten(), style.float())
+        chosen = torch.randint(0, len(names), (NAMES,), generator=draw)
+        changed = torch.rand(NAMES, generator=draw)[:, None, None, None] < REDRAWN
+        both = torch.where(changed, redrawn[:, chosen], data[:, chosen]).flatten(0, 1) / 255
+        loss = F.binary_cross_entropy_with_logits(judge(_augment(both, draw)).flatten(), is_fluent)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -88,11 +89,6 @@ def train(vae: TAESD, flux: nn.Module, nothing: tuple[Tensor, Tensor]) -> float:
     state = average.module.state_dict()
     save_file({name: value.half().contiguous() for name, value in state.items()}, WEIGHTS)
     return accuracy(load(), pictures("noto", held_out)[1], pictures("fluent", held_out)[1])
-
-
-def _halved(data: Tensor) -> Tensor:
-    """Pictures (N, 3, 128, 128), uint8, as the judge sees them."""
-    return F.avg_pool2d(data.float() / 255, 2)
 
 
 @torch.no_grad()
@@ -110,8 +106,10 @@ def _redraw(vae: TAESD, flux: nn.Module, nothing: tuple[Tensor, Tensor], part: T
 
 
 def _augment(batch: Tensor, draw: torch.Generator) -> Tensor:
-    """Moved by a few pixels, half of them mirrored, and with a little noise."""
-    batch = torch.roll(batch, torch.randint(-5, 6, (2,), generator=draw).tolist(), (2, 3))
+    """Softened or not, moved by a few pixels, half of them mirrored, and with a little noise."""
+    if torch.rand((), generator=draw) < 0.5:
+        batch = F.interpolate(F.avg_pool2d(batch, 2), scale_factor=2, mode="bilinear")
+    batch = torch.roll(batch, torch.randint(-10, 11, (2,), generator=draw).tolist(), (2, 3))
     mirrored = torch.rand(len(batch), generator=draw)[:, None, None, None] < 0.5
     batch = torch.where(mirrored, batch.flip(-1), batch)
     return batch + 0.01 * torch.randn(batch.shape, generator=draw)
