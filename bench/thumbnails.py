@@ -2,7 +2,8 @@
 
     python dev.py bench thumbnails
 
-The FLUX.1 workflow is photographed only: its model is not here. Needs Chromium."""
+The FLUX.1 workflow is photographed only: its model is not here, but for empty files of that name, without which ComfyUI
+frames the loaders in red. Needs Chromium."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from playwright.sync_api import Page
 FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
 SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 WIDTH = 960
+FLUX = ["diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae"]
 FIT = """() => {
   const all = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
   const [left, top] = [0, 1].map((i) => Math.min(...all.map((b) => b[i])) - 20);
@@ -41,6 +43,10 @@ def photograph(page: Page, path: Path) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server, browser() as running:
+        for name in FLUX:
+            path = Path(folder, "models", f"{name}.safetensors")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         page = new_tab(running, server, 1720, 1120, SETTINGS)
         open_comfyui(page, server)
         for path in sorted(FOLDER.glob("*.json")):
