@@ -10,17 +10,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def isolate(blocks: Iterable[nn.Module], *, recompute: bool) -> None:
+def isolate(blocks: Iterable[nn.Module], *, recompute: bool, random: bool = False) -> None:
     """A transformer block may write into its inputs, so each gets copies; with `recompute` it also runs under
     activation checkpointing (Chen et al. 2016, arXiv:1604.06174), the copies made inside, so that the kept inputs stay
-    as they were."""
+    as they were. `random`: the blocks draw random numbers (dropout), which the recomputation has to draw again."""
     for block in blocks:
-        block.forward = _Isolated(block, recompute)
+        block.forward = _Isolated(block, recompute, random)
 
 
 class _Isolated:
-    def __init__(self, block: nn.Module, recompute: bool) -> None:
-        self._run, self._recompute = type(block).forward.__get__(block), recompute
+    def __init__(self, block: nn.Module, recompute: bool, random: bool) -> None:
+        self._run, self._recompute, self._random = type(block).forward.__get__(block), recompute, random
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         names = [name for name, value in kwargs.items() if torch.is_tensor(value)]
@@ -33,4 +33,4 @@ class _Isolated:
         given = [*args, *(kwargs[name] for name in names)]  # as arguments: hidden in a container, autograd misses them
         if not (self._recompute and torch.is_grad_enabled()):
             return on_copies(*given)
-        return checkpoint(on_copies, *given, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(on_copies, *given, use_reentrant=False, preserve_rng_state=self._random)

@@ -8,8 +8,9 @@ Shapes: B images, L tokens, I input width, O output width, R rank of a LoRA.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,6 +57,20 @@ class _Multiply(torch.autograd.Function):
         return grad_x, None
 
 
+class _MultiplyAndTell(_Multiply):
+    """y = x Wᵀ + b, and b beside it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, borrow: Borrow) -> tuple[Tensor, Tensor | None]:
+        ctx.borrow = borrow
+        weight, bias, release = borrow(x)
+        y, bias = F.linear(x, weight, bias), None if bias is None else bias.detach().clone()
+        release()
+        if bias is not None:
+            ctx.mark_non_differentiable(bias)
+        return y, bias
+
+
 class _MultiplyWithLora(torch.autograd.Function):
     """y = x Wᵀ + b + s (x Aᵀ) Bᵀ, its LoRA term and the gradient of that term added in place: autograd's own way
     allocates and passes over tensors of y's size twice more forward and three times more backward."""
@@ -87,23 +102,59 @@ class _MultiplyWithLora(torch.autograd.Function):
 
 class FrozenLinear(nn.Linear):
     """A Linear whose weight is the live module's. Its own `weight` is a placeholder of one element, expanded to
-    (O, I): adapters read their shape, device and dtype from it."""
+    (O, I): adapters read their shape, device and dtype from it. Those that compute with the weight itself (DoRA, PiSSA)
+    see it within `real_weights`."""
 
     def __init__(self, live: Live, fetch: Fetch, like: Tensor) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = live.in_features, live.out_features
         placeholder = like.new_zeros(1).expand(self.out_features, self.in_features)
-        self.weight, self.bias = nn.Parameter(placeholder, requires_grad=False), None
+        self.placeholder = nn.Parameter(placeholder, requires_grad=False)
+        self.lends = False
         self._borrow = partial(fetch, live)
+
+    @property
+    def weight(self) -> Tensor:
+        """The placeholder; within `real_weights` a copy of the live weight (O, I), in the placeholder's dtype."""
+        return self._copies()[0] if self.lends else self.placeholder
+
+    @property
+    def bias(self) -> Tensor | None:
+        """None; within `real_weights` a copy of the live bias (O,)."""
+        return self._copies()[1] if self.lends else None
+
+    @torch.no_grad()
+    def _copies(self) -> list[Any]:
+        weight, bias, release = self._borrow(self.placeholder)
+        copies = [None if t is None else t.detach().clone() for t in (weight, bias)]
+        release()
+        return copies
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, I) → (B, L, O)."""
         return _Multiply.apply(x, self._borrow)
 
+    def with_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, L, I) → (B, L, O), and the bias (O,) that is in it."""
+        return _MultiplyAndTell.apply(x, self._borrow)
+
     def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
         """(B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at `scale`, multiplied in the
         dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
         return _MultiplyWithLora.apply(x, lora_a.to(x.dtype), lora_b.to(x.dtype), scale, self._borrow)
+
+
+@contextlib.contextmanager
+def real_weights(view: nn.Module) -> Iterator[None]:
+    """While inside, `weight` and `bias` of every FrozenLinear in `view` are copies of the live ones."""
+    linears = [m for m in view.modules() if isinstance(m, FrozenLinear)]
+    for linear in linears:
+        linear.lends = True
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.lends = False
 
 
 class FrozenNorm(nn.Module):

@@ -7,10 +7,10 @@ import comfy.sd
 import comfy.sd1_clip
 import pytest
 import torch
-from livelora.trainer.adapters import comfyui_lora
 from livelora.trainer.comfy.model import ComfyHost, with_lora
 from livelora.trainer.host import Interrupted, SampleSettings
-from tiny_flux import CONFIG, load_flux, make_view, random_flux
+from livelora.trainer.lora import to_lora
+from tiny_flux import load_flux, make_view, random_flux
 
 SETTINGS = SampleSettings(width=64, height=64, steps=2, cfg=2.0, guidance=1.0, sampler_name="euler",
                           scheduler="simple", seed=3)
@@ -48,7 +48,7 @@ def test_the_fingerprint_tells_bases_apart(flux_state, clip, random_vae):
     assert fingerprint(one) == fingerprint(again) != fingerprint(other)
     host = ComfyHost(one, clip, random_vae)
     view, _ = make_view(host, std=0.1)
-    patched = with_lora(one, comfyui_lora(view, CONFIG))
+    patched = with_lora(one, to_lora(view, "LoRA"))
     unpatched = fingerprint(one)
     assert fingerprint(patched) != unpatched
     with torch.inference_mode():
@@ -62,7 +62,7 @@ def test_loading_takes_anothers_patches_off(host, patcher):
     weight = patcher.model.diffusion_model.single_blocks[0].linear1.weight
     before = weight.clone()
     view, _ = make_view(host, std=0.1)
-    patched = with_lora(patcher, comfyui_lora(view, CONFIG))
+    patched = with_lora(patcher, to_lora(view, "LoRA"))
     with torch.inference_mode():
         mm.load_models_gpu([patched])
     assert not patcher.model.diffusion_model.single_blocks[0].linear1.weight.equal(before)
@@ -75,7 +75,7 @@ def test_a_lora_wired_before_training_is_part_of_the_base(host, patcher, clip, r
     from tiny_flux import gradients
 
     view, _ = make_view(host, std=0.1)
-    wired = ComfyHost(with_lora(patcher, comfyui_lora(view, CONFIG)), clip, random_vae)
+    wired = ComfyHost(with_lora(patcher, to_lora(view, "LoRA")), clip, random_vae)
     wired.load(0)
     with_adapter = gradients(wired, *make_view(wired))
     host.load(0)

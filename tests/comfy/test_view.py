@@ -7,8 +7,9 @@ import threading
 import comfy.model_management as mm
 import pytest
 import torch
-from livelora.trainer.adapters import comfyui_lora, inject_lora
+from livelora.trainer.adapters import inject, layout
 from livelora.trainer.comfy.model import fetch, with_lora
+from livelora.trainer.lora import to_lora
 from livelora.trainer.view import FrozenLinear, build_view
 from tiny_flux import CONFIG, batch, gradients, loss, make_view
 from torch import nn
@@ -32,7 +33,7 @@ def test_a_new_lora_changes_nothing(host, patcher):
     view = host.view(torch.float32)
     with torch.no_grad():
         plain = host.predict(view, latents, sigmas, texts, 1.0)
-        inject_lora(view, CONFIG)
+        inject(view, CONFIG, layout(view, CONFIG))
         assert host.predict(view, latents, sigmas, texts, 1.0).equal(plain)
     # ComfyUI may choose another attention and RoPE for inference: the same numbers, rounded elsewhere
     torch.testing.assert_close(plain, live_output(patcher, latents, sigmas, texts[0]), atol=1e-5, rtol=1e-5)
@@ -146,7 +147,7 @@ def test_comfyuis_loader_gives_what_the_view_gives(host, patcher):
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
     base = live_output(patcher, latents, sigmas, texts[0])
-    lora = comfyui_lora(view, CONFIG)
+    lora = to_lora(view, "LoRA")
     actual = live_output(with_lora(patcher, lora), latents, sigmas, texts[0])
     assert (actual - expected).abs().max() < 1e-4
     assert (actual - base).abs().max() > 0.1
@@ -159,14 +160,14 @@ def test_alpha_is_in_effect_in_both(host, patcher):
     config = replace(CONFIG, alpha=1.0)
     host.load(0)
     view = host.view(torch.float32)
-    params = inject_lora(view, config)
+    params = inject(view, config, layout(view, config))
     with torch.no_grad():
         for p in params:
             p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))
     latents, _, sigmas, texts = batch(host, 1)
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
-    actual = live_output(with_lora(patcher, comfyui_lora(view, config)), latents, sigmas, texts[0])
+    actual = live_output(with_lora(patcher, to_lora(view, "LoRA")), latents, sigmas, texts[0])
     assert (actual - expected).abs().max() < 1e-4
 
 

@@ -6,7 +6,8 @@ import comfy.ldm.flux.model
 import comfy.ops
 import comfy.sd
 import torch
-from livelora.trainer.adapters import inject_lora
+from comfy.taesd.taesd import TAESD
+from livelora.trainer.adapters import inject, layout
 from livelora.trainer.checkpointing import isolate
 from livelora.trainer.config import TrainConfig
 
@@ -36,10 +37,18 @@ def load_flux(state: dict[str, torch.Tensor], **options: torch.dtype):
         return comfy.sd.load_diffusion_model_state_dict(copies, model_options=options)
 
 
+def random_vae() -> comfy.sd.VAE:
+    """A VAE of the right shape with random weights."""
+    draw = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(value.shape, generator=draw) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1
+             else torch.zeros(value.shape) for name, value in TAESD(latent_channels=16).state_dict().items()}
+    return comfy.sd.VAE(sd={**state, "vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)})
+
+
 def make_view(host, checkpointing: bool = True, dtype: torch.dtype = torch.float32, std: float = 0.02):
     """A view with LoRA that is not zero, and its parameters."""
     view = host.view(dtype)
-    params = inject_lora(view, CONFIG)
+    params = inject(view, CONFIG, layout(view, CONFIG))
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in params:

@@ -17,8 +17,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .. import formats
 from ..host import Sampler, Text
 from ..memory import Geometry
+from ..packages import require
 from ..view import Weight, build_view
 from .attention import RotaryAttention
 from .checks import check
@@ -129,12 +131,21 @@ def fetch(live: Any, like: Tensor) -> Weight:
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
         weight, bias = live.cast_bias_weight(like)
         return Weight(weight, bias, _nothing)
+    if getattr(live.weight, "quant_state", None) is not None:  # bitsandbytes' Linear4bit: NF4 and FP4
+        return _dequantize_4bit(live, like)
     weight, bias, stream = comfy.ops.cast_bias_weight(live, like, offloadable=True)
     usable = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
     scale = getattr(live, "pre_quant_scale", None)
     if scale is not None:  # AWQ-style checkpoints multiply the input; the weight's columns may be multiplied as well
         usable = usable * mm.cast_to_device(scale, like.device, like.dtype)
     return Weight(usable, bias, partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream))
+
+
+def _dequantize_4bit(live: Any, like: Tensor) -> Weight:
+    packed = live.weight
+    weight = require("bitsandbytes.functional").dequantize_4bit(packed.data, packed.quant_state)
+    bias = None if live.bias is None else live.bias.detach().to(like.device, like.dtype)
+    return Weight(weight.to(like.device, like.dtype), bias, _nothing)
 
 
 def _nothing() -> None:
@@ -157,6 +168,6 @@ def _start(tensor: Tensor) -> bytes:
 
 def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor]) -> ModelPatcher:
     """A clone of the model with a LoRA applied at strength 1 by ComfyUI's own loader; the wired one stays as it is."""
-    patched, _ = comfy.sd.load_lora_for_models(patcher, None, dict(lora), 1.0, 0.0)
+    patched, _ = comfy.sd.load_lora_for_models(patcher, None, formats.write(lora, "ComfyUI"), 1.0, 0.0)
     assert patched is not None, "it is None only if the model is"
     return patched
