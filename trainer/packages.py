@@ -18,19 +18,21 @@ def require(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as err:
-        package = (err.name or name).split(".")[0]
+        package = (err.name or name).split(".")[0].replace("_", "-")  # as PyPI spells names
         raise RuntimeError(f"LoRA training needs the Python package '{package}', which is not installed. Install it, "
                            f'then restart ComfyUI:\n"{sys.executable}" -m pip install {package}') from err
 
 
-def check_all() -> None:
-    """Raises RuntimeError, before a run starts, if a package it will need is missing. Imports nothing."""
-    for name in PACKAGES:
+def check_all(more: tuple[str, ...] = ()) -> None:
+    """Raises RuntimeError, before a run starts, if a package it will need is missing. Imports nothing.
+
+    `more`: what this run needs on top, from `optim.packages_for`."""
+    for name in (*PACKAGES, *more):
         if "." not in name and importlib.util.find_spec(name) is None:
             require(name)
 
 
-def load_all() -> None:
+def load_all(more: tuple[str, ...] = ()) -> None:
     """Imports everything that training needs, which takes seconds: better while nobody waits for the lease."""
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         require(name)
