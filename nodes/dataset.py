@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..trainer.comfy.paths import dataset_folder
-from ..trainer.data.dataset import find, scan
+from ..trainer.data.dataset import scan
+from ..trainer.data.find import find
 from ..trainer.data.images import contact_sheet
+from ..trainer.data.masks import Masks
 from .types import CATEGORY, LoraDataset
 
 
@@ -36,7 +38,13 @@ class DatasetLoader(io.ComfyNode):
                 io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
                     "Images without a caption: say which and stop, or train them with the trigger word alone.")),
                 io.Combo.Input("bad_images", options=["refuse", "skip"], advanced=True, tooltip=(
-                    "Images that cannot be read or are too large: say which and stop, or leave them out.")),
+                    "Images that cannot be read, are too large or have an unusable mask: say which and stop, or leave "
+                    "them out.")),
+                io.Combo.Input("masks", options=["ignore", "use"], default="ignore", optional=True, advanced=True,
+                               tooltip=(
+                    "Train all of each image, or only what its mask shows: white in a picture cat-masklabel.png or "
+                    "cat_mask.png beside cat.png, else what is not transparent in the image itself. Use it to keep "
+                    "backgrounds or other people out of the LoRA.")),
             ],
             outputs=[
                 LoraDataset.Output("dataset", display_name="dataset",
@@ -47,9 +55,9 @@ class DatasetLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder) -> bool | str:
-        """A folder that is not there, or has no images, is refused before anything runs. ComfyUI repeats an error for
-        each input named here, so it is one; the rest is checked in `execute`, which runs first because this is an
-        output node."""
+        """A folder that is not there, or has no images or unusable weights, is refused before anything runs. ComfyUI
+        repeats an error for each input named here, so it is one; the rest is checked in `execute`, which runs first
+        because this is an output node."""
         try:
             if folder is not None:
                 find(dataset_folder(folder))
@@ -66,9 +74,10 @@ class DatasetLoader(io.ComfyNode):
         return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
     @classmethod
-    def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images) -> io.NodeOutput:
+    def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images,
+                masks: Masks = "ignore") -> io.NodeOutput:
         dataset = scan(dataset_folder(folder), resolution=resolution, trigger_word=trigger_word.strip(),
-                       on_bad_image=bad_images, on_missing_caption=missing_captions)
+                       on_bad_image=bad_images, on_missing_caption=missing_captions, masks=masks)
         report = dataset.report()
         sheet = ui.PreviewImage(contact_sheet(dataset)[None], cls=cls)
         return io.NodeOutput(dataset, report, ui={**sheet.as_dict(), "text": (report,)})

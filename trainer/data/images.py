@@ -42,15 +42,26 @@ def load(path: Path, bucket: tuple[int, int]) -> Tensor:
     """A picture (h, w, 3) in 0…1, scaled to cover `bucket` (width, height) and cut to it around the centre.
 
     Transparent parts become white."""
+    fitted = ImageOps.fit(on_page(upright(path), "white").convert("RGB"), bucket, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
+
+
+def upright(path: Path) -> Image.Image:
+    """A picture turned as its EXIF data says."""
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            page = Image.new("RGBA", image.size, "white")
-            page.alpha_composite(image)
-            image = page
-        fitted = ImageOps.fit(image.convert("RGB"), bucket, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
+    if image.mode.startswith("I"):  # 16-bit greys: pillow's `convert` clips them, which makes most of them white
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image
+
+
+def on_page(image: Image.Image, color: str) -> Image.Image:
+    """A picture with `color` where it is transparent."""
+    if not image.has_transparency_data:
+        return image
+    page = Image.new("RGBA", image.size, color)
+    page.alpha_composite(image.convert("RGBA"))
+    return page
 
 
 def contact_sheet(dataset: Dataset, edge: int = 128, most: int = 48) -> Tensor:

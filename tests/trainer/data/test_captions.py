@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from livelora.trainer.data import captions
@@ -49,3 +52,66 @@ def test_writing_keeps_the_first_version(tmp_path):
     assert (tmp_path / "a.txt.bak").read_text() == "mine"
     captions.write(tmp_path / "new.png", "fresh")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "a.txt.bak", "new.txt"]
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("shuffle", "keep", "caption", "expected"), [
+    ("none", 0, "ohwx, a, b", {"ohwx, a, b"}),
+    ("tags", 1, "ohwx, a, b", {"ohwx, a, b", "ohwx, b, a"}),
+    ("tags", 0, "a,b", {"a,b", "b, a"}),
+    ("tags", 0, "a,, b,", {"a,, b,", "b, a"}),
+    ("tags", 0, "a, a", {"a, a"}),
+    ("tags", 2, "ohwx, a", {"ohwx, a"}),
+    ("tags", 5, "ohwx, a", {"ohwx, a"}),
+    ("tags", 0, "", {""}),
+    ("sentences", 0, "", {""}),
+    ("sentences", 0, "A cat, asleep", {"A cat, asleep"}),
+    ("sentences", 0, "A cat. Is it 3.5 m long?", {"A cat. Is it 3.5 m long?", "Is it 3.5 m long? A cat."}),
+    ("sentences", 0, "Look! A cat", {"Look! A cat", "A cat. Look!"}),
+    ("sentences", 1, "An ohwx. It sits... A mat.", {"An ohwx. It sits... A mat.", "An ohwx. A mat. It sits..."}),
+])
+def test_a_caption_has_exactly_these_variants(shuffle, keep, caption, expected):
+    """Written out by hand; eight are asked for, which is more than there are."""
+    found = captions.variants(caption, shuffle, keep, 8, draw())
+    assert found[0] == caption and len(found) == len(expected) and set(found) == expected
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 2**63 - 1))
+def test_variants_are_different_orders_of_the_same_tags(count, keep, seed):
+    tags = ["ohwx", "cat", "mat", "sun", "sea"]
+    every = {", ".join([*tags[:keep], *rest]) for rest in itertools.permutations(tags[keep:])}
+    found = captions.variants(", ".join(tags), "tags", keep, count, draw(seed))
+    assert set(found) <= every and len(set(found)) == len(found) == min(count, len(every))
+
+
+def test_variants_depend_on_the_seed_alone():
+    caption = ", ".join("abcdefgh")
+    one, again, other = (captions.variants(caption, "tags", 1, 8, draw(seed)) for seed in (1, 1, 2))
+    assert one == again and one != other
+
+
+def test_every_order_is_as_likely_as_another():
+    """3! orders of three tags, of which the caption itself always comes first: each other one in a fifth of the draws.
+    1000 draws of p = 1/5 have a standard deviation of √(1000 · 0.2 · 0.8) = 12.6; 63 is five of them."""
+    seen = [captions.variants("a, b, c", "tags", 0, 2, draw(seed))[1] for seed in range(1000)]
+    counts = [seen.count(order) for order in ("a, c, b", "b, a, c", "b, c, a", "c, a, b", "c, b, a")]
+    assert sum(counts) == 1000 and all(abs(count - 200) < 63 for count in counts)
+
+
+@pytest.mark.parametrize(("caption", "trigger", "expected"), [
+    ("photo of ohwx on a beach", "ohwx", "photo of woman on a beach"),
+    ("Ohwx, and OHWX's dog", "ohwx", "woman, and woman's dog"),
+    ("ohwxes and an ohwx_cat, no-ohwx", "ohwx", "ohwxes and an ohwx_cat, no-woman"),
+    ("a [v] thing", "[v]", "a woman thing"),
+    ("a cat", "ohwx", "a cat"),
+    ("a cat", "", "a cat"),
+])
+def test_the_trigger_word_gives_way_to_its_class(caption, trigger, expected):
+    assert captions.with_class(caption, trigger, "woman") == expected
+
+
+def test_a_class_word_is_taken_as_it_is_written():
+    assert captions.with_class("a ohwx", "ohwx", r"\1 \g<0>") == r"a \1 \g<0>"

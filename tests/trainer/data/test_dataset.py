@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from livelora.trainer.data import images
-from livelora.trainer.data.dataset import scan
+from livelora.trainer.data.dataset import Dataset, Item, scan
 from PIL import Image
 
 
@@ -138,6 +140,19 @@ def test_the_fingerprint_follows_content_not_place(folder, tmp_path_factory):
     assert read(folder).fingerprint() == read(elsewhere).fingerprint()
     (elsewhere / "a.txt").write_text("another")
     assert read(folder).fingerprint() != read(elsewhere).fingerprint()
+
+
+def test_the_fingerprint_is_that_of_earlier_versions():
+    """Computed by version 0.1.0 (commit 3cf4f91), whose finished jobs must be found again."""
+    items = (Item(Path("a.png"), "ohwx, cat", 3, (10, 10), (16, 16), "0" * 64),
+             Item(Path("b.png"), "", 1, (20, 10), (32, 16), "f" * 64, has_caption=False))
+    assert (Dataset(Path("d"), 16, "ohwx", items).fingerprint()
+            == "2397c128698f43a411f4528588142ee48e50a2b6979fd290a2ec69a00162f868")
+
+
+def test_sixteen_bits_are_not_clipped_to_white(tmp_path):
+    Image.fromarray(np.full((16, 16), 16448, dtype=np.uint16)).save(tmp_path / "deep.png")  # 16448 / 65535 = 64 / 255
+    assert images.load(tmp_path / "deep.png", (16, 16)).unique().tolist() == pytest.approx([64 / 255])
 
 
 def test_exif_rotation_and_transparency(tmp_path):
