@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from comfy_api.latest import io
 
 from ..trainer import export
 from ..trainer.comfy.paths import loras_folder
+from ..trainer.formats import FORMATS, Format
 from .types import CATEGORY, LoraModel
 
 
@@ -18,15 +21,23 @@ class SaveLora(io.ComfyNode):
             category=CATEGORY,
             description="Writes the LoRA into models/loras, whole or not at all, with its recipe as metadata. A name "
                         "that is taken gets a number: nothing is overwritten.",
-            search_aliases=["export lora", "write lora"],
+            search_aliases=["export lora", "write lora", "convert lora"],
             is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
-                LoraModel.Input("lora", tooltip="From LoRA Train."),
+                LoraModel.Input("lora", tooltip="From LoRA Train, or LoRA Merge and Resize."),
                 io.String.Input("name", default="my_lora", tooltip=(
                     "The file's name, without folder and without .safetensors.")),
                 io.Combo.Input("dtype", options=list(export.DTYPES), default="fp16", advanced=True, tooltip=(
                     "Numbers in the file. fp16 is half the size of fp32 and looks the same; bf16 is coarser but what "
                     "some other programs want.")),
+                io.Combo.Input("format", options=list(FORMATS), default="ComfyUI", optional=True, advanced=True,
+                               tooltip=(
+                    "Names in the file. ComfyUI reads all three. kohya is for sd-scripts, Forge and other WebUIs; "
+                    "diffusers for Python's diffusers, which takes LoRA, rsLoRA and DoRA alone.")),
+                io.Boolean.Input("embed_workflow", default=False, optional=True, advanced=True, tooltip=(
+                    "Puts the graph into the file, as images have it. Leave it off for files that you give away: it "
+                    "tells your folders and prompts.")),
             ],
             outputs=[
                 io.AnyType.Output("lora_name", display_name="lora_name", tooltip=(
@@ -46,6 +57,12 @@ class SaveLora(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, lora, name, dtype) -> io.NodeOutput:
-        path = export.save(lora, loras_folder(), name, dtype)
+    def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:
+        path = export.save(lora, loras_folder(), name, dtype, format, cls._graph() if embed_workflow else None)
         return io.NodeOutput(path.name, str(path), ui={"text": (f"Saved {path.name}",)})
+
+    @classmethod
+    def _graph(cls) -> dict[str, str]:
+        """The graph as core's Save Image writes it: `prompt`, and `workflow` if it was queued from the browser."""
+        found = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        return {key: json.dumps(value) for key, value in found.items() if value is not None}
