@@ -9,10 +9,10 @@ WEB_DIRECTORY = "./web"
 
 class LiveLora(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import caption, dataset, demo_model, preview, save, train
+        from .nodes import caption, dataset, demo_model, merge, preview, save, train
 
         return [dataset.DatasetLoader, caption.Captioner, train.Train, preview.SamplePreview, save.SaveLora,
-                demo_model.DemoModel]
+                merge.MergeLoras, demo_model.DemoModel]
 
 
 async def comfy_entrypoint() -> LiveLora:

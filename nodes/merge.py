@@ -1,0 +1,73 @@
+"""LoRA Merge and Resize: two LoRA files made one, or one cut to a lower rank."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..trainer import merge
+from ..trainer.comfy.paths import lora_names, lora_path
+from ..trainer.comfy.progress import show_progress
+from ..trainer.export import Lora
+from .types import CATEGORY, LoraModel
+
+
+class MergeLoras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveLoraMerge",
+            display_name="LoRA Merge and Resize",
+            category=CATEGORY,
+            description="Adds two LoRAs of FLUX.1 up into one, cuts a LoRA to a lower rank, or both, and tells how "
+                        "much of it was kept. The model itself is not needed.",
+            search_aliases=["merge loras", "combine loras", "resize lora", "lora rank", "svd"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input("lora_a", options=lora_names(), tooltip=(
+                    "The first LoRA file, in any of the usual formats; or a link from Save LoRA's lora_name.")),
+                _strength("strength_a"),
+                io.Combo.Input("lora_b", options=["none", *lora_names()], default="none", tooltip=(
+                    "The LoRA that is added to it. none: only resize the first.")),
+                _strength("strength_b"),
+                io.Int.Input("rank", default=0, min=0, max=512, tooltip=(
+                    "The highest rank of the result. 0 keeps everything: the ranks add up and the result is exact. "
+                    "Lower it for a smaller file, and look at the report: what is not kept is lost.")),
+            ],
+            outputs=[
+                LoraModel.Output("lora", display_name="lora", tooltip=(
+                    "The LoRA, for Save LoRA or core's Load LoRA Model.")),
+                io.String.Output("report", display_name="report", tooltip=(
+                    "The ranks and how much of the change was kept, as text.")),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_b) -> bool | str:
+        """A file that cannot be merged is refused before anything runs, such as a training whose LoRA it is merged
+        with. ComfyUI repeats an error for each input named here, so it is one; lora_a is read first of all unless it is
+        linked."""
+        try:
+            if lora_b not in (None, "none"):
+                merge.read(lora_path(lora_b), 1.0, lora_b)
+        except (ValueError, OSError) as err:
+            return str(err)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_a, lora_b, **_) -> list[int]:
+        """Changes when a file does. A linked name is None here."""
+        return [lora_path(name).stat().st_mtime_ns for name in (lora_a, lora_b) if name not in (None, "none")]
+
+    @classmethod
+    def execute(cls, lora_a, strength_a, lora_b, strength_b, rank) -> io.NodeOutput:
+        files = [(name, strength) for name, strength in ((lora_a, strength_a), (lora_b, strength_b))
+                 if name != "none" and strength]
+        parts = [merge.read(lora_path(name), strength, name) for name, strength in files]
+        lora, changes = merge.merge(parts, rank, show_progress)
+        report = merge.report(changes)
+        return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes)), report, ui={"text": (report,)})
+
+
+def _strength(name: str) -> io.Input:
+    return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=(
+        "How strongly that LoRA goes in, as in Load LoRA. Negative takes it away, 0 leaves it out."))

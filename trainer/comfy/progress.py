@@ -1,0 +1,10 @@
+"""The progress bar of the node that runs, in the prompt's own thread."""
+
+from __future__ import annotations
+
+import comfy.utils
+
+
+def show_progress(done: int, total: int) -> None:
+    """Raises ComfyUI's InterruptProcessingException if its stop button was pressed."""
+    comfy.utils.ProgressBar(total).update_absolute(done)
