@@ -41,7 +41,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def get_job(request: web.Request) -> web.Response:
     """One job: its state, its losses, its samples."""
     job = _job(request)
-    return web.json_response({**job.status(), "losses": job.losses, "samples": job.folder.samples()})
+    return web.json_response({**job.status(), "losses": job.record.losses, "samples": job.folder.samples()})
 
 
 @ROUTES.post("/livelora/jobs/{job}/stop")

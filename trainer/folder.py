@@ -1,12 +1,13 @@
 """A job's folder: everything it needs to go on after a crash.
 
-`job.json` (what it is), `metrics.jsonl` (a line a step), `state/step_000500/`, `samples/`, `lora.safetensors`."""
+`job.json` (what it is), `metrics.jsonl` (a line a step), `state/step_000500/`, `samples/`, and the LoRA: the last in
+`lora.safetensors`, the one with the lowest held-out loss in `lora_best.safetensors`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,13 +17,16 @@ from torch import Tensor
 from .export import Lora, load
 from .files import replacing, write_atomic, write_json, write_tensors
 
+Which = Literal["last", "best"]
+
 
 class JobFolder:
     """Reads and writes one job's folder. Writing raises OSError."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.states = path, path / "state"
-        self._samples, self._metrics, self._lora = path / "samples", path / "metrics.jsonl", path / "lora.safetensors"
+        self._samples, self._metrics = path / "samples", path / "metrics.jsonl"
+        self._loras = {"last": path / "lora.safetensors", "best": path / "lora_best.safetensors"}
 
     def create(self) -> None:
         """Makes the folders."""
@@ -55,8 +59,8 @@ class JobFolder:
         return found
 
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops what was recorded after `step`, and gives the rest: those steps will be taken again."""
-        kept = [m for m in self.metrics() if m["step"] <= step]
+        """Drops what was recorded after `step`, and gives the rest: it will be done again; from step 0 all of it."""
+        kept = [m for m in self.metrics() if m["step"] <= step] if step else []
         write_atomic(self._metrics, "".join(json.dumps(m) + "\n" for m in kept).encode())
         return kept
 
@@ -83,10 +87,15 @@ class JobFolder:
         """Names of all samples, oldest first."""
         return sorted(p.name for p in self._samples.glob("step_*.png"))
 
-    def write_lora(self, lora: Lora) -> None:
-        """Replaces the job's LoRA file."""
-        write_tensors(self._lora, dict(lora), lora.metadata)
+    def newest_sample(self) -> Path | None:
+        """The file of the newest picture of the first prompt."""
+        return max(self._samples.glob("step_*_00.png"), default=None)
 
-    def read_lora(self) -> Lora | None:
-        """The job's LoRA, None if it has written none yet."""
-        return load(self._lora) if self._lora.exists() else None
+    def write_lora(self, lora: Lora, which: Which) -> None:
+        """Replaces the job's last or best LoRA file."""
+        write_tensors(self._loras[which], dict(lora), lora.metadata)
+
+    def read_lora(self, which: Which) -> Lora | None:
+        """The job's last or best LoRA, None if it has written none yet."""
+        path = self._loras[which]
+        return load(path) if path.exists() else None

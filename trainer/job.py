@@ -8,18 +8,20 @@ import logging
 import statistics
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import state
+from .config import TrainConfig
 from .export import Lora, metadata
-from .folder import JobFolder
+from .folder import JobFolder, Which
 from .host import Interrupted
 from .lease import Lease
 from .loop import NotFinite, StepResult, Trainer
+from .optim import packages_for
 from .packages import load_all
+from .record import Record
 from .task import Preparation, Prepared, Preview, Task
 from .validation import HeldOut
 
@@ -50,9 +52,7 @@ class Job:
         self.config, self.dataset = task.config, task.dataset
         self.state: State = "queued"
         self.message = ""
-        self.losses: list[float] = []
-        self.validation: list[tuple[int, float]] = []
-        self.warnings: list[str] = []
+        self.record = Record(folder)
         self.listeners: list[Listener] = []
         self.ended = threading.Event()
         self.waited_for = False
@@ -67,7 +67,6 @@ class Job:
         """The finished LoRA, if the disk did not take it."""
         self._stale = True
         """Whether the model may have been moved or patched since our last step."""
-        self._seconds: deque[float] = deque(maxlen=20)
 
     # What others ask of a job
 
@@ -75,23 +74,26 @@ class Job:
         """Ends the job after the step under way. What it learned is kept, and it can go on from there."""
         self._stop.set()
 
-    def newest_lora(self) -> Lora | None:
-        """The LoRA as it is now; None before the first step. The caller holds the lease, or the job has ended."""
+    def lora(self, which: Which) -> Lora | None:
+        """The LoRA as it is now, or the one with the lowest held-out loss if one was measured; None before the first
+        step. The caller holds the lease, or the job has ended."""
+        if which == "best" and (best := self.folder.read_lora("best")):
+            return best
         trainer = self._trainer
         if trainer is not None and trainer.steps_done:
             return self._as_lora(trainer)
-        return self._unwritten or self.folder.read_lora()
+        return self._unwritten or self.folder.read_lora("last")
+
+    def reached(self, config: TrainConfig) -> bool:
+        """Whether it is done, and not to be extended by this recipe."""
+        return self.state == "done" and (self.record.step >= config.total_steps or config == self.config)
 
     def status(self) -> dict[str, Any]:
         """What a person sees of it, as plain values."""
-        config, step = self.config, len(self.losses)
-        training = self.state == "training" and self._seconds
-        return {
-            "job": self.id, "state": self.state, "message": self.message, "step": step, "steps": config.steps,
-            "loss": statistics.fmean(self.losses[-20:]) if self.losses else None, "validation": self.validation,
-            "eta": round((config.steps - step) * statistics.median(self._seconds)) if training else None,
-            "warnings": self.warnings,
-        }
+        facts = self.record.facts(self.config.total_steps)
+        left = facts.pop("seconds_left")
+        return {"job": self.id, "state": self.state, "message": self.message, **facts,
+                "eta": left if self.state == "training" else None}
 
     # The thread
 
@@ -102,7 +104,7 @@ class Job:
         try:
             self._enter("preparing")
             self._tell("Loading libraries")
-            load_all()
+            load_all(packages_for(self.config))
             self._train(task, Preparation(task, self._lease.step, self._tell, self._on_interrupt).run())
         except (Stopped, Interrupted):
             self._enter("stopped", "Stopped before training began. Queue again to start over.")
@@ -116,26 +118,31 @@ class Job:
     def restore(self) -> bool:
         """Instead of running: takes up the result of an earlier process. False if that run did not reach its end."""
         facts = self.folder.read_job()
-        if not facts or facts["state"] != "done" or self.folder.read_lora() is None:
+        extended = facts is not None and facts["recipe"] != self.config.as_dict()
+        if not facts or facts["state"] != "done" or (extended and facts["step"] < self.config.total_steps):
             return False
-        self._read_metrics(self.folder.metrics())
+        if self.folder.read_lora("last") is None:
+            return False
+        self.record.read()
         self.state, self.message, self._task = "done", facts["message"], None
         self.ended.set()
         return True
 
     def _train(self, task: Task, prepared: Prepared) -> None:
         with self._lease.step():
-            trainer = Trainer(task.host, task.config, prepared.train)
+            trainer = Trainer(task.host, task.config, prepared.train, task.start)
             done = state.load_newest(self.folder.states, trainer)
-        self._read_metrics(self.folder.rewind_metrics(done))
+        with self.record.nothing_lost("The metrics could not be rewritten"):
+            self.record.read(up_to=done)
         self._trainer = trainer
         self._enter("training", f"Going on from step {done}." if done else "")
         look = Look(task.preview, prepared, HeldOut(prepared.held_out))
         if not done:
             self._look(trainer, look)
         try:
-            while trainer.steps_done < self.config.steps and not self._stop.is_set():
-                self._record(*self._step(trainer))
+            while trainer.steps_done < self.config.total_steps and not self._stop.is_set() and not self._stalled:
+                self.record.add_step(*self._step(trainer))
+                self._notify("progress", self.status())
                 self._look(trainer, look)
                 if trainer.steps_done % self.config.save_every == 0:
                     self._save(trainer)
@@ -146,10 +153,6 @@ class Job:
             self._save(trainer)
             raise
         self._finish(trainer)
-
-    def _read_metrics(self, lines: list[dict[str, Any]]) -> None:
-        self.losses = [line["loss"] for line in lines if "loss" in line]
-        self.validation = [(line["step"], line["validation"]) for line in lines if "validation" in line]
 
     @contextlib.contextmanager
     def _turn(self, trainer: Trainer) -> Iterator[None]:
@@ -165,39 +168,47 @@ class Job:
             began = time.perf_counter()
             return trainer.step(), time.perf_counter() - began
 
-    def _record(self, result: StepResult, seconds: float) -> None:
-        self.losses.append(result.loss)
-        self._seconds.append(seconds)
-        with self._nothing_lost("The step could not be recorded"):
-            self.folder.append_metrics({"step": len(self.losses), "loss": result.loss, "grad_norm": result.grad_norm,
-                                        "learning_rate": result.learning_rate, "seconds": round(seconds, 4)})
-        self._notify("progress", self.status())
-
     def _look(self, trainer: Trainer, look: Look) -> None:
         """Held-out loss and preview pictures, when they are due: at the start, every so often, and at the end."""
-        step, last = trainer.steps_done, trainer.steps_done == self.config.steps
+        step, last = trainer.steps_done, trainer.steps_done == self.config.total_steps
         if look.held_out.batches and (step % self.config.validate_every == 0 or last):
             self._validate(trainer, look.held_out)
-        if look.preview and (step % look.preview.every == 0 or last):
+        if look.preview and (step % look.preview.every == 0 or last or self._stalled):
             self._sample(trainer, look.preview, look.prepared)
 
     def _validate(self, trainer: Trainer, held_out: HeldOut) -> None:
+        if self.record.held_out.base is None and (base := self._measure(trainer, held_out, base=True)) is not None:
+            self.record.add_base(base)
+        loss = self._measure(trainer, held_out)
+        if loss is not None and self.record.add_held_out(loss):
+            with self._turn(trainer):
+                lora = self._as_lora(trainer)
+            with self.record.nothing_lost("The best LoRA could not be written to the job's folder"):
+                self.folder.write_lora(lora, "best")
+        self._notify("progress", self.status())
+
+    def _measure(self, trainer: Trainer, held_out: HeldOut, *, base: bool = False) -> float | None:
+        """The mean held-out loss; None if the job was told to stop meanwhile."""
         losses: list[float] = []
         for batch in held_out.batches:
             if self._stop.is_set():
-                return
+                return None
             with self._turn(trainer):
-                losses += held_out.losses(trainer, batch)
-        self.validation.append((trainer.steps_done, statistics.fmean(losses)))
-        with self._nothing_lost("The held-out loss could not be recorded"):
-            self.folder.append_metrics({"step": trainer.steps_done, "validation": self.validation[-1][1]})
-        self._notify("progress", self.status())
+                losses += held_out.losses(trainer, batch, base=base)
+        return statistics.fmean(losses)
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the held-out loss has found no new best for as long as the recipe waits."""
+        patience = self.config.early_stop_patience
+        return 0 < patience <= self.record.held_out.since_best
 
     def _sample(self, trainer: Trainer, preview: Preview, prepared: Prepared) -> None:
         """A round of previews. One that fails is reported; training goes on."""
         step, self._stale = trainer.steps_done, True
         try:
-            draw = trainer.host.sampler(trainer.lora())
+            with self._lease.step():
+                draw = trainer.host.sampler(trainer.lora())
             for index, prompt in enumerate(preview.prompts):
                 if self._stop.is_set():
                     return
@@ -209,32 +220,38 @@ class Job:
             self._on_interrupt(err)
         except Exception as err:
             log.exception("A preview failed")
-            self._warn(f"The preview at step {step} failed ({err}). Training goes on.")
+            self.record.warn(f"The preview at step {step} failed ({err}). Training goes on.")
 
     def _save(self, trainer: Trainer) -> None:
-        with self._nothing_lost("The state could not be saved"):
+        with self.record.nothing_lost("The state could not be saved"):
             state.save(self.folder.states, trainer)
             self._write_job()
 
     def _finish(self, trainer: Trainer) -> None:
-        complete = trainer.steps_done >= self.config.steps
+        step, total = trainer.steps_done, self.config.total_steps
         self._enter("finishing")
         self._save(trainer)
-        if trainer.steps_done:
-            self._unwritten = self._as_lora(trainer)
-            with self._nothing_lost("The LoRA could not be written to the job's folder"):
-                self.folder.write_lora(self._unwritten)
+        if step:
+            with self._turn(trainer):
+                self._unwritten = self._as_lora(trainer)
+            with self.record.nothing_lost("The LoRA could not be written to the job's folder"):
+                self.folder.write_lora(self._unwritten, "last")
                 self._unwritten = None
-        if complete:
-            self._enter("done", f"Trained {trainer.steps_done} steps.")
+        best = self.record.held_out.best
+        if step >= total:
+            self._enter("done", f"Trained {step} steps.")
+        elif self._stalled and best:
+            self._enter("done", f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step "
+                                f"{best[0]}.")
         else:
-            self._enter("stopped", f"Stopped at step {trainer.steps_done} of {self.config.steps}. Queue again to go "
-                                   "on.")
+            self._enter("stopped", f"Stopped at step {step} of {total}. Queue again to go on.")
 
     # Telling
 
     def _as_lora(self, trainer: Trainer) -> Lora:
-        return Lora(trainer.lora(), metadata(self.config, self.dataset, trainer.host.family, trainer.steps_done))
+        about = metadata(self.config, self.dataset, trainer.host.family, trainer.steps_done,
+                         self.folder.newest_sample())
+        return Lora(trainer.lora(), about)
 
     def _on_interrupt(self, err: Interrupted) -> None:
         """The program's stop button: meant for us if a prompt waits for us, else for a prompt that waits for the
@@ -255,7 +272,7 @@ class Job:
 
     def _enter(self, state: State, message: str = "") -> None:
         self.state, self.message = state, message
-        with self._nothing_lost("The job's state could not be written"):
+        with self.record.nothing_lost("The job's state could not be written"):
             self._write_job()
         log.info("LoRA training %s: %s %s", self.id, state, message)
         self._notify("progress", self.status())
@@ -263,23 +280,10 @@ class Job:
     def _write_job(self) -> None:
         self.folder.write_job({
             "id": self.id, "fingerprint": self.fingerprint, "state": self.state, "message": self.message,
-            "step": len(self.losses), "changed": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "step": self.record.step, "changed": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "recipe": self.config.as_dict(), "dataset": str(self.dataset.folder),
             "images": len(self.dataset.items),
         })
-
-    @contextlib.contextmanager
-    def _nothing_lost(self, what: str) -> Iterator[None]:
-        """A disk that is full or read-only must not end a training: it is reported, and tried again next time."""
-        try:
-            yield
-        except OSError as err:
-            self._warn(f"{what}: {err}. Training goes on; make room on the disk.")
-
-    def _warn(self, message: str) -> None:
-        log.warning("%s", message)
-        if message not in self.warnings:
-            self.warnings.append(message)
 
     def _notify(self, event: str, facts: dict[str, Any]) -> None:
         for listener in list(self.listeners):

@@ -46,7 +46,7 @@ class Jobs:
         fingerprint = task.fingerprint()
         with self._lock:
             running = next((j for j in reversed(self._jobs) if j.fingerprint == fingerprint), None)
-            if running and (not running.ended.is_set() or running.state == "done"):
+            if running and (not running.ended.is_set() or running.reached(task.config)):
                 return running
             folder = self._find(fingerprint) or self._new_folder(fingerprint)
             folder.create()

@@ -1,4 +1,4 @@
-"""States a run can go on from: adapter, optimizer, schedule and step count, in safetensors and JSON."""
+"""States a run can go on from: adapter, optimizer, schedule, averages and counts, in safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,23 +15,25 @@ from torch import Tensor
 from .adapters import load_weights, weights
 from .files import creating_folder
 from .loop import Trainer
+from .optimizer_state import load_optimizer_state, load_schedule_state, optimizer_state, schedule_state
 
 log = logging.getLogger(__name__)
 
 KEEP = 2
 """Newest states kept of a run."""
+PARTS = ("adapter", "optimizer", "average")
+"""The safetensors files of a state."""
 
 
 def save(folder: Path, trainer: Trainer) -> Path:
     """Writes `folder/step_000500` whole or not at all, then removes the oldest. Raises OSError if it cannot."""
     path = folder / f"step_{trainer.steps_done:06}"
-    tensors, numbers = _optimizer_state(trainer)
+    with trainer.averaged.lock:
+        tensors, numbers = _take(trainer)
     with creating_folder(path) as temporary:
-        adapter = {n: v.detach().cpu().contiguous() for n, v in weights(trainer.view).items()}
-        save_file(adapter, temporary / "adapter.safetensors")
-        save_file(tensors, temporary / "optimizer.safetensors")
-        state = {"steps_done": trainer.steps_done, "optimizer": numbers, "lr_scheduler": _schedule(trainer)}
-        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        for part in PARTS:
+            save_file(tensors[part], temporary / f"{part}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(numbers), encoding="utf-8")
     for old in _states(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -41,48 +43,34 @@ def load_newest(folder: Path, trainer: Trainer) -> int:
     """Puts the newest readable state into a new trainer and gives its step count; 0 if there is none."""
     for path in reversed(_states(folder)):
         try:
-            read = _read(path)
+            numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
         except (OSError, ValueError, SafetensorError) as err:
             log.warning("The state in %s cannot be read (%s); the one before it is taken", path, err)
             continue
-        _apply(trainer, *read)
+        _put(trainer, tensors, numbers)
         return trainer.steps_done
     return 0
 
 
-def _read(path: Path) -> tuple[dict, dict[str, Tensor], dict[str, Tensor]]:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return state, load_file(path / "adapter.safetensors"), load_file(path / "optimizer.safetensors")
+def _take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    adapter = {n: v.detach().to("cpu", copy=True).contiguous() for n, v in weights(trainer.view).items()}
+    optimizer, optimizer_numbers = optimizer_state(trainer.optimizer)
+    average, average_numbers = trainer.averaged.state()
+    numbers = {"steps_done": trainer.steps_done, "skipped": trainer.skipped,
+               "skipped_in_a_row": trainer.skipped_in_a_row, "optimizer": optimizer_numbers,
+               "lr_scheduler": schedule_state(trainer.lr_scheduler), "average": average_numbers}
+    return {"adapter": adapter, "optimizer": optimizer, "average": average}, numbers
 
 
-def _apply(trainer: Trainer, state: dict, adapter: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    load_weights(trainer.view, adapter)
-    for index, param in enumerate(trainer.params):
-        prefix = f"{index}."
-        own = {n.removeprefix(prefix): t.to(param.device) for n, t in tensors.items() if n.startswith(prefix)}
-        trainer.optimizer.state[param] = own | state["optimizer"]["params"][index]
-    for group, values in zip(trainer.optimizer.param_groups, state["optimizer"]["groups"], strict=True):
-        group.update(values)
-    trainer.lr_scheduler.load_state_dict(trainer.lr_scheduler.state_dict() | state["lr_scheduler"])
-    trainer.steps_done = state["steps_done"]
+def _put(trainer: Trainer, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
+    load_weights(trainer.view, tensors["adapter"])
+    load_optimizer_state(trainer.optimizer, tensors["optimizer"], numbers["optimizer"])
+    load_schedule_state(trainer.lr_scheduler, numbers["lr_scheduler"])
+    trainer.averaged.load(tensors["average"], numbers["average"])
+    trainer.steps_done, trainer.skipped = numbers["steps_done"], numbers["skipped"]
+    trainer.skipped_in_a_row = numbers["skipped_in_a_row"]
 
 
 def _states(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step_*") if (p / "state.json").exists())
-
-
-def _optimizer_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict]:
-    """The optimizer's tensors by `<parameter>.<name>`, and its numbers."""
-    tensors, params = {}, []
-    for index, param in enumerate(trainer.params):
-        state = trainer.optimizer.state[param]
-        tensors |= {f"{index}.{n}": v.cpu().clone().contiguous() for n, v in state.items() if torch.is_tensor(v)}
-        params.append({n: v for n, v in state.items() if not torch.is_tensor(v)})
-    groups = [{n: v for n, v in group.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-              for group in trainer.optimizer.param_groups]
-    return tensors, {"params": params, "groups": groups}
-
-
-def _schedule(trainer: Trainer) -> dict:
-    state = trainer.lr_scheduler.state_dict()
-    return {n: v for n, v in state.items() if isinstance(v, (int, float, list)) and n != "lr_lambdas"}

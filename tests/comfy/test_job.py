@@ -55,23 +55,25 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     job = jobs.submit(task)
     job.listeners.append(lambda event, facts: events.append((event, facts)))
     assert job.ended.wait(300)
-    assert (job.state, job.warnings, len(job.losses)) == ("done", [], 8), job.message
-    assert [step for step, _ in job.validation] == [0, 4, 8]
+    assert (job.state, job.record.warnings, len(job.record.losses)) == ("done", [], 8), job.message
+    assert [step for step, _ in job.record.held_out.points] == [0, 4, 8]
     path = job.folder.path
-    assert {p.name for p in path.iterdir()} == {"job.json", "lora.safetensors", "metrics.jsonl", "samples", "state"}
+    assert {p.name for p in path.iterdir()} == {
+        "job.json", "lora.safetensors", "lora_best.safetensors", "metrics.jsonl", "samples", "state"}
     assert sorted(p.name for p in (path / "state").iterdir()) == ["step_000006", "step_000008"]
     assert job.folder.samples() == [f"step_{s:06}_{i:02}.png" for s in (0, 4, 8) for i in (0, 1)]
     assert [line["step"] for line in job.folder.metrics() if "loss" in line] == list(range(1, 9))
     assert {facts["state"] for event, facts in events if event == "progress"} >= {"training", "finishing", "done"}
-    assert equal(job.newest_lora(), load_file(path / "lora.safetensors"))
-    assert job.newest_lora().metadata["ss_steps"] == "8"
+    assert equal(job.lora("last"), load_file(path / "lora.safetensors"))
+    assert job.lora("last").metadata["ss_steps"] == "8"
 
 
 def test_the_same_task_is_the_same_job_also_in_another_process(jobs, host, dataset, tmp_path):
     job = run(jobs, host, dataset)
     assert run(jobs, host, dataset) is job
     later = run(Jobs(tmp_path / "jobs", Lease()), host, dataset)
-    assert later.id == job.id and later.losses == job.losses and equal(later.newest_lora(), job.newest_lora())
+    assert later.id == job.id and later.record.losses == job.record.losses
+    assert equal(later.lora("last"), job.lora("last"))
     assert run(jobs, host, dataset, seed=1).id != job.id
 
 
@@ -85,11 +87,11 @@ def test_a_job_that_was_stopped_goes_on_as_if_it_never_had(jobs, host, dataset, 
     job.listeners.append(lambda _, facts: job.stop() if facts.get("step") == 5 else None)
     assert job.ended.wait(300)
     assert (job.state, job.message) == ("stopped", "Stopped at step 5 of 8. Queue again to go on.")
-    assert job.newest_lora() is not None
+    assert job.lora("last") is not None
 
     resumed = run(Jobs(tmp_path / "others", Lease()), host, dataset, optimizer=optimizer)
     assert resumed.id == job.id and resumed.state == "done"
-    assert resumed.losses == straight.losses and equal(resumed.newest_lora(), straight.newest_lora())
+    assert resumed.record.losses == straight.record.losses and equal(resumed.lora("last"), straight.lora("last"))
 
 
 def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeypatch):
@@ -104,11 +106,11 @@ def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeyp
     monkeypatch.setattr(host, "predict", out_of_memory)
     failed = run(others, host, dataset)
     assert failed.state == "failed" and failed.message == "OutOfMemoryError: CUDA out of memory"
-    assert len(failed.losses) == 5
+    assert len(failed.record.losses) == 5
     monkeypatch.undo()
     resumed = run(others, host, dataset)
-    assert resumed.id == failed.id and resumed.losses == straight.losses
-    assert equal(resumed.newest_lora(), straight.newest_lora())
+    assert resumed.id == failed.id and resumed.record.losses == straight.record.losses
+    assert equal(resumed.lora("last"), straight.lora("last"))
 
 
 def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, host, dataset, tmp_path):
@@ -120,15 +122,29 @@ def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, hos
     newest = job.folder.states / "step_000007" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = run(others, host, dataset)
-    assert resumed.losses == straight.losses and equal(resumed.newest_lora(), straight.newest_lora())
+    assert resumed.record.losses == straight.record.losses and equal(resumed.lora("last"), straight.lora("last"))
 
 
-def test_a_loss_that_is_no_number_ends_the_job_and_keeps_the_last_good_state(jobs, host, dataset, monkeypatch):
+def test_a_step_whose_loss_is_no_number_is_skipped_and_counted(jobs, host, dataset, monkeypatch):
+    """Two micro-batches a step: the seventh belongs to step 4."""
+    predict, calls = host.predict, iter(range(1000))
+    monkeypatch.setattr(host, "predict", lambda *a: predict(*a) * (float("nan") if next(calls) == 6 else 1))
+    job = run(jobs, host, dataset)
+    assert (job.state, job.record.step, job.record.skipped, len(job.record.losses)) == ("done", 8, 1, 7)
+    assert any("Steps were skipped because their loss or gradient was no number" in w for w in job.record.warnings)
+    assert all(tensor.isfinite().all() for tensor in job.lora("last").values())
+    assert [line["loss"] is None for line in job.folder.metrics()] == [k == 3 for k in range(8)]
+
+
+def test_losses_that_stay_no_numbers_end_the_job_and_keep_the_last_good_state(jobs, host, dataset, monkeypatch):
     predict, calls = host.predict, iter(range(1000))
     monkeypatch.setattr(host, "predict", lambda *a: predict(*a) * (float("nan") if next(calls) > 12 else 1))
-    job = run(jobs, host, dataset)
-    assert job.state == "failed" and "The loss became nan at step 7. Lower the learning rate" in job.message
-    assert sorted(p.name for p in job.folder.states.iterdir()) == ["step_000003", "step_000006"]
+    job = run(jobs, host, dataset, steps=20)
+    assert job.state == "failed"
+    assert "became nan at step 11, 5 steps in a row. Lower the learning rate" in job.message
+    assert sorted(p.name for p in job.folder.states.iterdir()) == ["step_000006", "step_000009"]
+    good = load_file(job.folder.states / "step_000009" / "adapter.safetensors")
+    assert all(tensor.isfinite().all() for tensor in good.values())
 
 
 def test_a_full_disk_costs_no_training(jobs, host, dataset, monkeypatch):
@@ -145,9 +161,9 @@ def test_a_full_disk_costs_no_training(jobs, host, dataset, monkeypatch):
     monkeypatch.setattr(job_folder.JobFolder, "append_metrics", append)
     monkeypatch.setattr(job_folder.JobFolder, "rewind_metrics", lambda *_: [])
     job = run(jobs, host, dataset, seed=5, validate_every=7)  # validate_every makes it another job
-    assert job.state == "done" and equal(job.newest_lora(), straight.newest_lora())
-    assert any("The state could not be saved: [Errno 28] No space left" in warning for warning in job.warnings)
-    assert any("make room on the disk" in warning for warning in job.warnings)
+    assert job.state == "done" and equal(job.lora("last"), straight.lora("last"))
+    assert any("The state could not be saved: [Errno 28] No space left" in warning for warning in job.record.warnings)
+    assert any("make room on the disk" in warning for warning in job.record.warnings)
     monkeypatch.setattr(os, "fsync", fsync)
     assert [p for p in job.folder.path.rglob("*.tmp")] == []
 
@@ -160,14 +176,14 @@ def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, datas
 
     monkeypatch.setattr(host, "sampler", broken)
     job = run(jobs, host, dataset, preview=PREVIEW, seed=6, validate_every=7)
-    assert job.state == "done" and job.losses == straight.losses
-    assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.warnings
+    assert job.state == "done" and job.record.losses == straight.record.losses
+    assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.record.warnings
 
 
 def test_previews_do_not_change_training(jobs, host, dataset):
     straight = run(jobs, host, dataset, seed=7)
     looked_at = run(jobs, host, dataset, preview=PREVIEW, validation=dataset, seed=7, validate_every=2)
-    assert looked_at.losses == straight.losses and equal(looked_at.newest_lora(), straight.newest_lora())
+    assert looked_at.record.losses == straight.record.losses and equal(looked_at.lora("last"), straight.lora("last"))
 
 
 def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):

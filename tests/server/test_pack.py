@@ -6,16 +6,20 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from comfyui import COMFYUI, ROOT, Failed, Server
 from graphs import training
+from livelora.trainer.config import TrainConfig
 
 import locales
 from locales import inputs
 
-NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDemoModel", "LiveLoraPreview", "LiveLoraSave", "LiveLoraTrain"]
+NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDemoModel", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraSave",
+         "LiveLoraTrain"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,25 @@ def test_locale_entries_are_those_of_the_schemas(infos):
     written = json.loads(locales.PATH.read_text(encoding="utf-8"))
     assert written == locales.definitions(infos)
     assert written["LiveLoraTrain"]["inputs"]["preset_rank"]["name"] == "rank"
+
+
+def test_every_value_of_the_recipe_is_an_input_of_lora_train(infos):
+    """… and has that default there, but for those that a preset fills in. What is no value of the recipe is listed."""
+    options = {name.removeprefix("preset."): given for name, given in inputs(infos["LiveLoraTrain"]).items()}
+    recipe = {field.name: field.default for field in fields(TrainConfig)}
+    assert {*options} - {*recipe} == {"model", "clip", "vae", "dataset", "preset", "mode", "preview", "validation",
+                                      "regularization", "result", "start_from"}
+    assert not {*recipe} - {*options}
+    filled_in = ("steps", "rank", "learning_rate")
+    assert {name: options[name]["default"] for name in recipe if name not in filled_in} == {
+        name: default for name, default in recipe.items() if name not in filled_in}
+
+
+def test_every_choice_of_the_recipe_is_offered(infos):
+    options = inputs(infos["LiveLoraTrain"])
+    for name, hint in get_type_hints(TrainConfig).items():
+        if get_origin(hint) is Literal:
+            assert options[name]["options"] == list(get_args(hint)), name
 
 
 def test_importing_the_pack_takes_no_time(server):

@@ -48,8 +48,8 @@ def test_imports_point_downwards(path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
 def test_heavy_packages_load_when_training_starts(path):
-    assert not [n for n, at_import in imports(path)
-                if n.split(".")[0] in ("peft", "bitsandbytes", "diffusers", "transformers", "accelerate")]
+    heavy = ("peft", "bitsandbytes", "diffusers", "transformers", "accelerate", "pytorch_optimizer")
+    assert not [n for n, at_import in imports(path) if n.split(".")[0] in heavy]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))

@@ -31,6 +31,16 @@ def loras_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
+def lora_names() -> list[str]:
+    """LoRA files as Load LoRA lists them."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA by its name in that list."""
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
+
+
 def jobs_folder() -> Path:
     """Where jobs live."""
     return Path(folder_paths.get_user_directory()) / "livelora" / "jobs"

@@ -49,13 +49,13 @@ def wait(job: Job, lease: Lease, node_id: str) -> None:
     """Lends the prompt's lease to the job until it ends, with the node's progress bar and ComfyUI's stop button.
 
     That button ends the job after its step, then the prompt, by raising ComfyUI's InterruptProcessingException."""
-    bar = comfy.utils.ProgressBar(job.config.steps, node_id=node_id)
+    bar = comfy.utils.ProgressBar(job.config.total_steps, node_id=node_id)
     job.waited_for = True
     try:
         with lease.lent():
             while not job.ended.wait(GLANCE):
                 try:
-                    bar.update_absolute(len(job.losses))
+                    bar.update_absolute(job.record.step)
                     mm.throw_exception_if_processing_interrupted()
                 except mm.InterruptProcessingException:
                     job.interrupted = True
@@ -64,7 +64,7 @@ def wait(job: Job, lease: Lease, node_id: str) -> None:
         job.waited_for = False
     if job.interrupted:
         raise mm.InterruptProcessingException
-    bar.update_absolute(len(job.losses))
+    bar.update_absolute(job.record.step)
 
 
 def nothing_yet() -> ExecutionBlocker:

@@ -1,0 +1,230 @@
+"""What each part of a recipe does to training, on a real model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from livelora.trainer.adapters import disabled
+from livelora.trainer.config import TrainConfig
+from livelora.trainer.data.dataset import scan
+from livelora.trainer.lease import Lease
+from livelora.trainer.loop import Example, Trainer
+from livelora.trainer.registry import Jobs
+from livelora.trainer.task import Preparation, Task
+from PIL import Image
+from scipy import stats
+
+RECIPE = {"steps": 20, "rank": 4, "learning_rate": 1e-3, "optimizer": "AdamW", "lr_scheduler": "constant"}
+
+
+def latents(seed: int) -> torch.Tensor:
+    return torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def trainer(host):
+    """Makes a trainer of examples, by the recipe and changes of it."""
+    def trainer(examples, **change):
+        return Trainer(host, TrainConfig(**{**RECIPE, **change}), examples)
+
+    return trainer
+
+
+@pytest.fixture
+def example(host):
+    host.load(0)
+    return Example(latents(1), [host.encode_text("red apple")])
+
+
+def gradients(trainer) -> list[torch.Tensor]:
+    """Of micro-batch 0, with an adapter that is not empty."""
+    draw = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for p in trainer.params:
+            p.copy_(torch.randn(p.shape, generator=draw) * 0.05)
+    trainer._micro_batch(0)
+    return [p.grad.clone() for p in trainer.params]
+
+
+def test_what_a_mask_leaves_out_does_not_count(trainer, example):
+    """Latents outside the mask may be anything: they enter only as the model's context, not as a target."""
+    mask = torch.zeros(8, 8)
+    mask[:, :4] = 1
+    one = trainer([replace(example, mask=mask)])
+    noise, sigmas = latents(2)[None], torch.tensor([0.6])
+    with torch.no_grad():
+        loss = one.losses(example.latents[None], noise, sigmas, example.texts, mask[None])
+        s = sigmas.view(-1, 1, 1, 1)
+        noisy = (1 - s) * example.latents[None] + s * noise
+        pred = one.host.predict(one.view, noisy, sigmas, list(example.texts), 1.0)
+    left = (pred - (noise - example.latents[None]))[..., :4].square().mean()
+    torch.testing.assert_close(loss, left[None])
+    whole, half = gradients(trainer([example])), gradients(one)
+    assert any(not a.equal(b) for a, b in zip(whole, half, strict=True))
+
+
+def test_an_unmasked_weight_of_one_is_no_mask(trainer, example):
+    masked = gradients(trainer([replace(example, mask=torch.zeros(8, 8))], unmasked_weight=1.0))
+    for a, b in zip(masked, gradients(trainer([example])), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_image_counts_as_much_as_its_weight(trainer, example):
+    plain, tripled = gradients(trainer([example])), gradients(trainer([replace(example, weight=3.0)]))
+    for a, b in zip(plain, tripled, strict=True):
+        torch.testing.assert_close(3 * a, b)
+
+
+def test_erasing_climbs_the_loss(trainer, example):
+    noise, sigmas = latents(2)[None], torch.tensor([0.6])
+    losses = []
+    for change, weight in (({}, 1.0), ({"erase": True, "learning_rate": -1e-3}, -1.0)):
+        one = trainer([replace(example, weight=weight)], **change)
+        before = one.errors(example.latents[None], noise, sigmas, list(example.texts)).item()
+        rates = {one.step().learning_rate for _ in range(10)}
+        losses.append(one.errors(example.latents[None], noise, sigmas, list(example.texts)).item() / before)
+        assert rates == {change.get("learning_rate", 1e-3)}
+    assert losses[0] < 0.99 and losses[1] > 1.01
+
+
+def test_preservation_holds_the_answer_that_the_lora_must_not_touch(trainer, example, host):
+    """Without it the empty caption's answer drifts with the trained one's."""
+    blank = host.encode_text("")
+    drifts = []
+    for weight in (0.0, 20.0):
+        one = trainer([replace(example, preserved=blank)], preservation_weight=weight)
+        assert one._drift(example.latents[None], latents(2)[None], torch.tensor([0.6]),
+                          [replace(example, preserved=blank)]).item() == 0  # an empty adapter has moved nothing
+        for _ in range(20):
+            one.step()
+        with torch.no_grad():
+            drifts.append(one._drift(example.latents[None], latents(2)[None], torch.tensor([0.6]),
+                                     [replace(example, preserved=blank)]).item())
+    assert drifts[1] < 0.5 * drifts[0]
+
+
+def test_dropped_captions_are_empty_and_the_share_is_right(trainer, example, host):
+    blank, other = host.encode_text(""), host.encode_text("apple red")
+    one = trainer([replace(example, texts=[example.texts[0], other], blank=blank)], caption_dropout=0.25)
+    drawn = [one._texts(one.examples, k)[0] for k in range(400)]
+    counts = [sum(text is kind for text in drawn) for kind in (blank, example.texts[0], other)]
+    assert sum(counts) == 400
+    assert stats.chisquare(counts, [100, 150, 150]).pvalue > 0.001
+    again = [one._texts(one.examples, k)[0] for k in range(400)]
+    assert all(a is b for a, b in zip(drawn, again, strict=True))
+
+
+def test_stratified_noise_levels_cover_each_step(trainer, example):
+    one = trainer([replace(example, num_repeats=8)], batch_size=2, gradient_accumulation_steps=4,
+                  stratified_timesteps=True)
+    for window in range(3):
+        drawn = torch.cat([one._normals(4 * window + place, 2, None) for place in range(4)])
+        shares = torch.special.ndtr(drawn.double())
+        assert sorted((shares * 8).long().tolist()) == list(range(8))
+
+
+def test_the_average_is_what_is_saved_and_measured(trainer, example):
+    one = trainer([example], ema_decay=0.99)
+    for _ in range(12):
+        one.step()
+    raw = [p.detach().clone() for p in one.params]
+    saved = one.lora()["diffusion_model.single_blocks.0.linear1.lora_B.weight"]
+    own = one.view.get_submodule("single_blocks.0.linear1").lora_B["default"].weight.detach()
+    assert not saved.equal(own) and (saved - own).abs().max() < own.abs().max()
+    measured = one.errors(example.latents[None], latents(2)[None], torch.tensor([0.6]), list(example.texts))
+    with one.averaged.in_effect(), torch.no_grad():
+        expected = one.losses(example.latents[None], latents(2)[None], torch.tensor([0.6]), list(example.texts))
+    assert measured.equal(expected)
+    assert all(a.equal(b) for a, b in zip(raw, one.params, strict=True))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for color in ("red", "green", "blue", "white", "black", "orange"):
+        Image.new("RGB", (64, 64), color).save(folder / f"{color}.png")
+        (folder / f"{color}.txt").write_text(f"ohwx, {color}, flat")
+    return scan(folder, resolution=64, trigger_word="ohwx")
+
+
+def prepare(task: Task):
+    return Preparation(task, Lease().step, lambda _: None, lambda _: None).run()
+
+
+def test_as_many_regularization_images_as_there_are_to_learn(host, dataset, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(other / f"{number}.png")
+        (other / f"{number}.txt").write_text("a thing")
+    found = prepare(Task(host, TrainConfig(**RECIPE, prior_weight=0.5), dataset,
+                         regularization=scan(other, resolution=64, trigger_word="")))
+    assert [(e.num_repeats, e.weight) for e in found.train] == [(1, 1.0)] * 6 + [(2, 0.5), (2, 0.5), (1, 0.5), (1, 0.5)]
+
+
+def test_captions_are_varied_held_out_ones_are_not(host, dataset):
+    config = TrainConfig(**RECIPE, caption_shuffle="tags", keep_tokens=1, caption_variants=2, caption_dropout=0.1,
+                         held_out=2, preservation_weight=1.0, preservation_class="thing")
+    found = prepare(Task(host, config, dataset))
+    assert len(found.train) == 4 and len(found.held_out) == 2
+    assert all(len(e.texts) == 2 and e.texts[0] is not e.texts[1] for e in found.train)
+    assert all(e.blank is found.texts[""] for e in found.train) and "thing, red, flat" in found.texts
+    assert all(len(e.texts) == 1 and e.blank is None for e in found.held_out)
+
+
+def test_a_task_that_lacks_what_its_recipe_needs_is_refused_with_all_reasons(host, dataset):
+    config = TrainConfig(**RECIPE, early_stop_patience=3, prior_weight=0.5, unmasked_weight=0.1,
+                         preservation_weight=1.0, preservation_class="cat")
+    with pytest.raises(ValueError) as caught:
+        Task(host, config, replace(dataset, trigger_word=""))
+    told = str(caught.value)
+    assert told.count("\n- ") == 4
+    for part in ("early_stop_patience is 3, but there are no held-out images to measure. Set held_out to 0.1",
+                 "prior_weight is 0.5, but no regularization images are wired in",
+                 "unmasked_weight is 0.1, but no image has a mask. Set masks to 'use'",
+                 "preservation_class ('cat') replaces the trigger word, and the dataset has none"):
+        assert part in told
+
+
+def test_held_out_twice_is_refused(host, dataset):
+    with pytest.raises(ValueError, match="held_out is 2, and a validation dataset is wired in as well"):
+        Task(host, TrainConfig(**RECIPE, held_out=2), dataset, dataset)
+
+
+def run(folder, host, dataset, start=None, **change):
+    task = Task(host, TrainConfig(**{**RECIPE, **change}), dataset, start=start)
+    job = Jobs(folder, Lease()).submit(task)
+    assert job.ended.wait(300)
+    return job
+
+
+def test_a_run_that_gets_worse_stops_early_and_keeps_its_best(host, dataset, tmp_path):
+    """At a hundred times the usual learning rate nothing gets better for long."""
+    job = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+              early_stop_patience=3)
+    curve = job.record.held_out
+    step, lowest = curve.best
+    assert job.state == "done" and job.record.step == step + 6 < 200
+    assert job.message == (f"Stopped early at step {step + 6}: no held-out loss below {lowest:.4f} since step {step}.")
+    assert curve.base is not None and curve.points[0] == (0, pytest.approx(curve.base, rel=1e-5))
+    best, last = job.lora("best"), job.lora("last")
+    assert best.metadata["ss_steps"] == str(step) and last.metadata["ss_steps"] == str(step + 6)
+    assert any(not best[name].equal(last[name]) for name in best)
+    again = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+                early_stop_patience=3)
+    assert again.id == job.id and again.record.held_out == curve  # done is done
+
+
+def test_a_run_goes_on_from_a_lora_file(host, dataset, tmp_path):
+    """Its start is the LoRA's answer, and the base it is compared with is still the model's own."""
+    first = run(tmp_path / "one", host, dataset, held_out=1)
+    second = run(tmp_path / "two", host, dataset, held_out=1, start=first.lora("last"), rank=16)
+    assert second.id != first.id and second.state == "done", second.message
+    assert second.record.held_out.points[0][1] == pytest.approx(first.record.held_out.points[-1][1], rel=1e-5)
+    assert second.record.held_out.base == first.record.held_out.base
+    with_own_start = Trainer(host, TrainConfig(**RECIPE), prepare(Task(host, TrainConfig(**RECIPE), dataset)).train)
+    with disabled(with_own_start.view):
+        assert with_own_start.lora().keys() == second.lora("last").keys()

@@ -1,0 +1,127 @@
+"""A run that is killed again and again ends with the very bits of one that never was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from livelora.trainer.config import TrainConfig
+from livelora.trainer.data.dataset import scan
+from livelora.trainer.lease import Lease
+from livelora.trainer.registry import Jobs
+from livelora.trainer.task import Task
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[1] / "support" / "train.py"
+RECIPE = {"steps": 60, "rank": 8, "learning_rate": 1e-3, "optimizer": "AdamW8bit", "batch_size": 2,
+          "gradient_accumulation_steps": 2, "ema_decay": 0.9, "caption_dropout": 0.3, "caption_shuffle": "tags",
+          "dropout": 0.1, "lr_scheduler": "cosine", "lr_warmup_steps": 5, "held_out": 1, "validate_every": 7,
+          "save_every": 4, "stratified_timesteps": True}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, color in enumerate(("red", "green", "blue", "white", "black", "orange")):
+        Image.new("RGB", (64, 64 if number % 2 else 96), color).save(folder / f"{color}.png")
+        (folder / f"{color}.txt").write_text(f"ohwx, {color}, flat, plain")
+    return folder
+
+
+def start(home: Path, images: Path, dtype: str, recipe: dict) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(home), str(images), dtype, json.dumps(recipe)],
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=300)
+    return out.splitlines()[-1]
+
+
+def kill_at_a_random_moment(process: subprocess.Popen, draw: random.Random) -> int:
+    """Between the first step it takes and about ten steps later, whatever it then does. Gives the last step it told."""
+    step, end = 0, None
+    assert process.stdout
+    for line in process.stdout:
+        word = line.split()
+        assert word[0] != "ended", f"It came to its end before it could be killed: {line}"
+        if word[1] == "training" and int(word[2]) > 0:
+            step, end = int(word[2]), end or time.monotonic() + draw.uniform(0, 1.5)
+        if end and time.monotonic() >= end:
+            break
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    process.stdout.close()
+    return step
+
+
+def left(home: Path) -> dict[str, object]:
+    """Everything a job leaves, but for times."""
+    [folder] = [p for p in home.iterdir() if p.is_dir()]
+    found: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "state").rglob("*")
+                                if p.is_file()}
+    found["metrics"] = [{k: v for k, v in json.loads(line).items() if k != "seconds"}
+                        for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for name in ("lora.safetensors", "lora_best.safetensors"):
+        content = (folder / name).read_bytes()
+        header = int.from_bytes(content[:8], "little")
+        found[name] = content[8 + header:]  # the header has a date
+    return found
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a process is killed by SIGKILL")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ten_kills_change_no_bit(tmp_path, images, dtype):
+    """AdamW8bit, accumulation, EMA, dropouts, shuffled captions, held-out losses: weights, optimizer, schedule,
+    average and metrics."""
+    recipe = {**RECIPE, "adapter_dtype": "fp32" if dtype == "float32" else "bf16"}
+    assert finish(start(tmp_path / "straight", images, dtype, recipe)) == "ended done Trained 60 steps."
+    seed = random.randrange(10**6)
+    print(f"the kills' seed is {seed}")
+    draw, steps = random.Random(seed), []
+    for _ in range(10):
+        steps.append(kill_at_a_random_moment(start(tmp_path / "killed", images, dtype, recipe), draw))
+    print(f"killed after steps {steps}")
+    assert finish(start(tmp_path / "killed", images, dtype, recipe)) == "ended done Trained 60 steps."
+    straight, killed = left(tmp_path / "straight"), left(tmp_path / "killed")
+    assert straight.keys() == killed.keys() and len(straight) == 11
+    assert [name for name in straight if straight[name] != killed[name]] == []
+
+
+def run(home, host, dataset, **change):
+    job = Jobs(home, Lease()).submit(Task(host, TrainConfig(**{**RECIPE, "steps": 8, **change}), dataset))
+    assert job.ended.wait(300) and job.state == "done", job.message
+    return job
+
+
+def test_a_finished_job_is_extended_bit_for_bit_where_the_schedule_is_constant(tmp_path, images, host):
+    dataset = scan(images, resolution=64, trigger_word="ohwx")
+    long = run(tmp_path / "long", host, dataset, steps=12, lr_scheduler="constant")
+    short = run(tmp_path / "short", host, dataset, lr_scheduler="constant")
+    extended = run(tmp_path / "short", host, dataset, lr_scheduler="constant", extra_steps=4)
+    assert extended.id == short.id and extended.message == "Trained 12 steps."
+    theirs, ours = left(tmp_path / "long"), left(tmp_path / "short")
+    metrics = [line for line in ours.pop("metrics") if (line["step"], "validation" in line) != (8, True)]
+    assert metrics == theirs.pop("metrics")  # step 8 was the last one once, and so measured
+    assert [name for name in theirs if theirs[name] != ours[name]] == []
+    assert run(tmp_path / "short", host, dataset, lr_scheduler="constant").record.step == 12  # nothing is taken back
+    assert long.record.step == 12
+
+
+def test_an_extended_cosine_goes_on_where_the_longer_one_would_be(tmp_path, images, host):
+    dataset = scan(images, resolution=64, trigger_word="ohwx")
+    run(tmp_path / "long", host, dataset, steps=12)
+    run(tmp_path / "short", host, dataset)
+    run(tmp_path / "short", host, dataset, extra_steps=4)
+    rates = [[line["learning_rate"] for line in left(tmp_path / name)["metrics"] if "loss" in line]
+             for name in ("long", "short")]
+    assert rates[0][8:] == rates[1][8:] and rates[0][7] != rates[1][7]

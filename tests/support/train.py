@@ -1,0 +1,32 @@
+"""Trains a job to its end in this process, as `test_resume.py` asks for it, and prints each step: to be killed."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import conftest  # noqa: E402, F401  the package and ComfyUI
+import torch  # noqa: E402
+from livelora.trainer.comfy.demo_model import make_clip  # noqa: E402
+from livelora.trainer.comfy.model import ComfyHost  # noqa: E402
+from livelora.trainer.config import TrainConfig  # noqa: E402
+from livelora.trainer.data.dataset import scan  # noqa: E402
+from livelora.trainer.lease import Lease  # noqa: E402
+from livelora.trainer.registry import Jobs  # noqa: E402
+from livelora.trainer.task import Task  # noqa: E402
+from tiny_flux import load_flux, random_flux, random_vae  # noqa: E402
+
+
+def main(home: Path, images: Path, dtype: str, recipe: dict) -> None:
+    host = ComfyHost(load_flux(random_flux()), make_clip(), random_vae())
+    host.dtype = getattr(torch, dtype)
+    dataset = scan(images, resolution=64, trigger_word="ohwx")
+    job = Jobs(home, Lease()).submit(Task(host, TrainConfig(**recipe), dataset))
+    job.listeners.append(lambda event, facts: print(event, facts["state"], facts["step"], flush=True))
+    job.ended.wait()
+    print("ended", job.state, job.message, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))
