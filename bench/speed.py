@@ -26,6 +26,10 @@ SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=102
              num_heads=8, depth=2, depth_single_blocks=6, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
 RANK, LATENT, TEXT_TOKENS = 16, 64, 256
+TARGETS = (r"(transformer_blocks|single_transformer_blocks)\.\d+\.(attn\.(to_q|to_k|to_v|add_q_proj|add_k_proj|"
+           r"add_v_proj|to_out\.0|to_add_out)|(ff|ff_context)\.net\.(0\.proj|2)|norm1\.linear|"
+           r"norm1_context\.linear|norm\.linear|proj_mlp|proj_out)")
+"""diffusers' names of the layers that get a LoRA: all of every block."""
 ENGINES = ["livelora", "core, defaults", "core, depth 2", "core, depth 3", "diffusers + peft"]
 
 
@@ -116,7 +120,7 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
     host.device, host.dtype = patcher.load_device, patcher.model.get_dtype_inference()
     host.load(0)
     context, pooled = conditioning()
-    example = loop.Example(torch.randn(16, LATENT, LATENT), {"cond": context, "pooled_output": pooled})
+    example = loop.Example(torch.randn(16, LATENT, LATENT), [{"cond": context, "pooled_output": pooled}])
     config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
     make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 
@@ -128,6 +132,14 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(train).result()
+
+
+def core_options() -> dict:
+    """What TrainLoraNode is given beside model, data, steps and rank."""
+    return {"batch_size": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-4, "optimizer": "AdamW",
+            "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32",
+            "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": True, "checkpoint_depth": 1,
+            "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
 
 
 def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
@@ -142,12 +154,9 @@ def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
         comfy.model_management.load_models_gpu([patcher])
     make, nodes_train._create_optimizer = nodes_train._create_optimizer, lambda *a: clock.watch(make(*a))
     context, pooled = conditioning()
-    one = {"model": patcher, "latents": {"samples": torch.randn(1, 16, LATENT, LATENT)},
-           "positive": [[context, {"pooled_output": pooled, "guidance": 1.0}]], "batch_size": 1,
-           "grad_accumulation_steps": 1, "steps": steps, "learning_rate": 1e-4, "rank": RANK, "optimizer": "AdamW",
-           "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32",
-           "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": True, "checkpoint_depth": depth,
-           "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False}
+    one = {**core_options(), "model": patcher, "latents": {"samples": torch.randn(1, 16, LATENT, LATENT)},
+           "positive": [[context, {"pooled_output": pooled, "guidance": 1.0}]], "steps": steps, "rank": RANK,
+           "checkpoint_depth": depth}
     clock.begin()
     nodes_train.TrainLoraNode.execute(**{name: [value] for name, value in one.items()})
 
@@ -164,14 +173,11 @@ def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
         attention_head_dim=128, num_attention_heads=SHAPE["num_heads"], joint_attention_dim=SHAPE["context_in_dim"],
         pooled_projection_dim=SHAPE["vec_in_dim"], guidance_embeds=True, axes_dims_rope=tuple(SHAPE["axes_dim"]))
     model.requires_grad_(False)
-    targets = (r"(transformer_blocks|single_transformer_blocks)\.\d+\.(attn\.(to_q|to_k|to_v|add_q_proj|add_k_proj|"
-               r"add_v_proj|to_out\.0|to_add_out)|(ff|ff_context)\.net\.(0\.proj|2)|norm1\.linear|"
-               r"norm1_context\.linear|norm\.linear|proj_mlp|proj_out)")
     context, pooled = conditioning()
     tokens, edge = LATENT**2 // 4, LATENT // 2
     clock.begin()
     model.enable_gradient_checkpointing()
-    model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
+    model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = clock.watch(torch.optim.AdamW(params, lr=1e-4))
     latents = torch.randn(1, tokens, 64)
