@@ -1,6 +1,7 @@
 // LiveLoRA in the browser: what its nodes show while a job runs. One file for each thing that is shown.
 // @ts-check
 import { app } from "../../scripts/app.js";
+import { addFold } from "./advanced.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
@@ -12,6 +13,7 @@ const WIDGETS = {
   LiveLoraDataset: addReport,
   LiveLoraCaption: addReport,
   LiveLoraSave: addReport,
+  LiveLoraMerge: addReport,
 };
 
 /** The node of a prompt's node id; inside subgraphs ids read like "12:5". */
@@ -58,7 +60,9 @@ app.registerExtension({
     onReconnected(() => (app.rootGraph ?? app.graph)?.nodes.forEach(restore));
   },
   nodeCreated(node) {
+    if (node.comfyClass?.startsWith("LiveLora")) addFold(node);
     WIDGETS[node.comfyClass]?.(node);
+    if (node.comfyClass in WIDGETS) node.expandToFitContent();
   },
   loadedGraphNode(node) {
     if (node.comfyClass in WIDGETS) restore(node);

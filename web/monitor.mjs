@@ -43,12 +43,20 @@ function stateLine(facts) {
 
 function lossLine(facts) {
   const parts = facts.loss == null ? [] : [`loss ${facts.loss.toFixed(4)}`];
-  if (facts.validation.length) {
-    const first = facts.validation[0][1];
-    const last = facts.validation.at(-1)[1];
-    parts.push(`held-out ${first.toFixed(3)} → ${last.toFixed(3)} (${(100 * (last / first - 1)).toFixed(0)} %)`);
-  }
+  if (facts.validation.length) parts.push(heldOut(facts));
+  if (facts.skipped) parts.push(`${facts.skipped} ${facts.skipped === 1 ? "step" : "steps"} skipped`);
+  if (facts.learning_rate < 0) parts.push(`erasing, learning rate −${-Number(facts.learning_rate.toPrecision(2))}`);
   return parts.join(" · ");
+}
+
+/** From the base model's loss, where it is known, to the last one; and the best one, where that is another. */
+function heldOut({ validation, validation_base: base, best }) {
+  const first = base ?? validation[0][1];
+  const [step, last] = validation.at(-1);
+  const change = Math.round(100 * (last / first - 1));
+  const sign = change < 0 ? "−" : change > 0 ? "+" : "";
+  const line = `held-out ${first.toFixed(3)} → ${last.toFixed(3)} (${sign}${Math.abs(change)} %)`;
+  return best && best[0] !== step ? `${line}, best ${best[1].toFixed(3)} at step ${best[0]}` : line;
 }
 
 function duration(seconds) {
