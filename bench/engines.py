@@ -89,6 +89,7 @@ def plain(world: World, recipe: dict[str, Any], seed: int) -> tuple[dict, float]
     from peft import LoraConfig, get_peft_model_state_dict
     from speed import TARGETS
 
+    world.task.host.load(0)  # the live weights still hold the LoRA that was measured last
     model, examples = as_diffusers(world.task.host._live), world.prepared.train
     draw = torch.Generator().manual_seed(seed)
     began = time.process_time()
