@@ -63,7 +63,8 @@ def test_the_best_lora_is_handed_on_and_a_run_that_gets_worse_stops_early(server
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"learning_rate": -1e-4}, "A negative one unlearns what the images show: if that is what you want, turn erase on."),
+    ({"learning_rate": -1e-4}, "A negative one unlearns what the images show: if that is what you want, turn erase "
+                               "on."),
     ({"erase": True}, "learning_rate must be below 0 to erase a concept, got 0.001."),
     ({"result": "best"}, "result is 'best', but there are no held-out images"),
     ({"early_stop_patience": 2}, "early_stop_patience is 2, but there are no held-out images to measure."),
