@@ -132,8 +132,7 @@ class Job:
         with self._lease.step():
             trainer = Trainer(task.host, task.config, prepared.train, task.start)
             done = state.load_newest(self.folder.states, trainer)
-        with self.record.nothing_lost("The metrics could not be rewritten"):
-            self.record.read(up_to=done)
+        self.record.read(up_to=done)
         self._trainer = trainer
         self._enter("training", f"Going on from step {done}." if done else "")
         look = Look(task.preview, prepared, HeldOut(prepared.held_out))

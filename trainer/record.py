@@ -31,7 +31,11 @@ class Record:
 
     def read(self, up_to: int | None = None) -> None:
         """Takes up what an earlier process recorded; with `up_to`, drops for good what came after that step."""
-        lines = self._folder.metrics() if up_to is None else self._folder.rewind_metrics(up_to)
+        lines = self._folder.metrics()
+        if up_to is not None:
+            lines = [line for line in lines if up_to and line["step"] <= up_to]
+            with self.nothing_lost("The metrics could not be rewritten"):
+                self._folder.rewind_metrics(up_to)
         steps = [line for line in lines if "loss" in line]
         self.step = up_to if up_to is not None else len(steps)
         self.losses = [line["loss"] for line in steps if line["loss"] is not None]

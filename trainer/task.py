@@ -78,6 +78,13 @@ class Task:
         if config.preservation_class and not self.dataset.trigger_word:
             found.append(f"preservation_class ('{config.preservation_class}') replaces the trigger word, and the "
                          "dataset has none. Give it one in LoRA Dataset Loader, or empty preservation_class.")
+        elif config.preservation_class:
+            trigger = self.dataset.trigger_word
+            without = [i.path.name for i in self.dataset.items if with_class(i.caption, trigger, "") == i.caption]
+            if without:
+                found.append(f"preservation_class ('{config.preservation_class}') replaces the trigger word "
+                             f"'{trigger}', and {len(without)} captions do not have it, such as that of {without[0]}: what they "
+                             "teach would be held back. Write it into them, or empty preservation_class.")
         return found
 
     def fingerprint(self) -> str:

@@ -189,6 +189,14 @@ def test_a_task_that_lacks_what_its_recipe_needs_is_refused_with_all_reasons(hos
         assert part in told
 
 
+def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, dataset):
+    """Its answer would be trained and preserved at once."""
+    config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class="cat")
+    Task(host, config, dataset)
+    with pytest.raises(ValueError, match="replaces the trigger word 'blorp', and 6 captions do not have it, such as"):
+        Task(host, config, replace(dataset, trigger_word="blorp"))
+
+
 def test_held_out_twice_is_refused(host, dataset):
     with pytest.raises(ValueError, match="held_out is 2, and a validation dataset is wired in as well"):
         Task(host, TrainConfig(**RECIPE, held_out=2), dataset, dataset)
