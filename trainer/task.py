@@ -83,8 +83,8 @@ class Task:
             without = [i.path.name for i in self.dataset.items if with_class(i.caption, trigger, "") == i.caption]
             if without:
                 found.append(f"preservation_class ('{config.preservation_class}') replaces the trigger word "
-                             f"'{trigger}', and {len(without)} captions do not have it, such as that of {without[0]}: what they "
-                             "teach would be held back. Write it into them, or empty preservation_class.")
+                             f"'{trigger}', and {len(without)} captions do not have it, such as that of {without[0]}: "
+                             "what they teach would be held back. Write it into them, or empty preservation_class.")
         return found
 
     def fingerprint(self) -> str:
