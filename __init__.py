@@ -9,10 +9,23 @@ WEB_DIRECTORY = "./web"
 
 class LiveLora(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .nodes import caption, dataset, demo_model, merge, preview, save, train
+        from .nodes import (
+            caption,
+            dataset,
+            dataset_images,
+            demo_model,
+            grid,
+            live,
+            merge,
+            preview,
+            review,
+            save,
+            train,
+        )
 
-        return [dataset.DatasetLoader, caption.Captioner, train.Train, preview.SamplePreview, save.SaveLora,
-                merge.MergeLoras, demo_model.DemoModel]
+        return [dataset.DatasetLoader, dataset_images.DatasetFromImages, caption.Captioner, review.CaptionReview,
+                train.Train, preview.SamplePreview, save.SaveLora, live.Live, grid.Grid, merge.MergeLoras,
+                demo_model.DemoModel]
 
 
 async def comfy_entrypoint() -> LiveLora:

@@ -39,6 +39,8 @@ def new_tab(running: Browser, server: Server, width: int, height: int, settings:
 
 
 def open_comfyui(tab: Page, server: Server) -> None:
-    """Opens the server's page and waits until its graph is there."""
+    """Opens the server's page and waits until the workflow that it begins with is there, which would else come over
+    the one that is loaded next."""
     tab.goto(server.url)
-    tab.wait_for_function("window.app?.vueAppReady && app.isGraphReady", timeout=120_000)
+    tab.wait_for_function("window.app?.vueAppReady && app.isGraphReady && app.extensionManager.workflow.activeWorkflow",
+                          timeout=120_000)

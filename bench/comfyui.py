@@ -166,7 +166,7 @@ def _widgets(spec: dict, values: list, prefix: str) -> dict:
     found = {}
     for name, (kind, *rest) in [*spec.get("required", {}).items(), *spec.get("optional", {}).items()]:
         options = rest[0] if rest else {}
-        if kind == "COMFY_DYNAMICCOMBO_V3":
+        if kind == "COMFY_DYNAMICCOMBO_V3" and values:
             found[prefix + name] = choice = values.pop(0)
             inner = next(o["inputs"] for o in options["options"] if o["key"] == choice)
             found |= _widgets(inner, values, f"{prefix}{name}.")

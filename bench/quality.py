@@ -39,10 +39,12 @@ from livelora.trainer.adapters import adapted  # noqa: E402
 from livelora.trainer.comfy.demo_model import load_demo_model  # noqa: E402
 from livelora.trainer.comfy.model import ComfyHost  # noqa: E402
 from livelora.trainer.config import TrainConfig  # noqa: E402
-from livelora.trainer.data.dataset import scan  # noqa: E402
+from livelora.trainer.data.dataset import Cut, scan  # noqa: E402
+from livelora.trainer.export import Lora  # noqa: E402
 from livelora.trainer.lease import Lease  # noqa: E402
 from livelora.trainer.loop import Trainer  # noqa: E402
-from livelora.trainer.task import Preparation, Prepared, Task  # noqa: E402
+from livelora.trainer.preparation import Preparation, Prepared  # noqa: E402
+from livelora.trainer.task import Task  # noqa: E402
 from livelora.trainer.validation import HeldOut  # noqa: E402
 
 HELD_OUT = ROOT / "bench" / "demo_model" / "held_out" / "fluent"
@@ -107,8 +109,8 @@ class World:
 
     def measure(self, trainer: Trainer, *, base: bool = False) -> float:
         """The held-out loss."""
-        return statistics.fmean(loss for batch in self.held_out.batches
-                                for loss in self.held_out.losses(trainer, batch, base=base))
+        return statistics.fmean(loss for part in self.held_out.parts
+                                for loss in self.held_out.losses(trainer, part, base=base))
 
 
 def make_world() -> World:
@@ -116,11 +118,12 @@ def make_world() -> World:
     torch.set_num_threads(1)
     with torch.inference_mode():
         host = ComfyHost(*load_demo_model(ROOT / "nodes" / "demo_weights"))
-    train, held_out = (scan(folder, resolution=128, trigger_word="flatmoji")
-                       for folder in (ROOT / "example_workflows" / "demo_dataset", HELD_OUT))
+    with tempfile.TemporaryDirectory() as scratch:
+        train, held_out = (scan(folder, cut=Cut(resolution=128), trigger_word="flatmoji", scratch=Path(scratch))
+                           for folder in (ROOT / "example_workflows" / "demo_dataset", HELD_OUT))
     task = Task(host, TrainConfig(**RECIPE), train, held_out)
     prepared = Preparation(task, Lease().step, lambda _: None, lambda _: None).run()
-    world = World(task, prepared, HeldOut(prepared.held_out[::2]))
+    world = World(task, prepared, HeldOut(prepared.held_out[::2], batch_size=8))
     world.base = world.measure(Trainer(host, TrainConfig(**RECIPE), prepared.train), base=True)
     return world
 
@@ -158,8 +161,8 @@ def train(world: World, config: TrainConfig, every: int = 0) -> Run:
         if (every and trainer.steps_done % every == 0) or trainer.steps_done == config.steps:
             losses[trainer.steps_done], walls[trainer.steps_done] = world.measure(trainer), sum(seconds)
     with tempfile.TemporaryDirectory() as folder:
-        path = state.save(Path(folder), trainer)
-        size = sum(p.stat().st_size for p in path.iterdir())
+        path = state.save(Path(folder), trainer, Lora({}, {}), keep=1)
+        size = sum((path / f"{part}.safetensors").stat().st_size for part in state.PARTS)
     return Run(losses, statistics.median(seconds), size, walls)
 
 

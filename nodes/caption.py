@@ -1,13 +1,27 @@
-"""LoRA Captioner: writes and edits captions by a template."""
+"""LoRA Captioner: writes captions with a model that sees, and edits them by a template."""
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+from typing import Any, get_args
+
 from comfy_api.latest import io
 
+from ..trainer.captioning import clean, presets
+from ..trainer.captioning.engine import Engine
+from ..trainer.captioning.run import Captioned, Which, Wish, caption
+from ..trainer.captioning.tagger import Tagger
+from ..trainer.captioning.vision import VisionFolder
+from ..trainer.comfy import textgen
+from ..trainer.comfy.progress import show_progress
 from ..trainer.data import captions
+from .dataset import check_own_files
+from .jobs import scratch
 from .types import CATEGORY, LoraDataset
 
 SHOWN = 20
+TEMPLATE, TEXT_MODEL, FOLDER, TAGGER = "template", "ComfyUI text model", "vision-language folder", "tagger"
 
 
 class Captioner(io.ComfyNode):
@@ -17,20 +31,32 @@ class Captioner(io.ComfyNode):
             node_id="LiveLoraCaption",
             display_name="LoRA Captioner",
             category=CATEGORY,
-            description="Writes or edits the captions of a dataset by a template: a trigger word, words before and "
-                        "after, the file's name. Nothing is written to disk unless you ask for it.",
-            search_aliases=["caption images", "trigger word", "edit captions"],
+            description="Writes the captions of a dataset with a model that looks at the images, or edits those that "
+                        "are there by a template. Nothing is written to disk unless you ask for it.",
+            search_aliases=["caption images", "trigger word", "edit captions", "tagger", "WD14", "JoyCaption",
+                            "Florence-2"],
             inputs=[
                 LoraDataset.Input("dataset", tooltip="From LoRA Dataset Loader."),
                 io.String.Input("template", default="{trigger}, {caption}", tooltip=(
-                    "How a caption reads. {trigger} is the dataset's trigger word, {caption} the present caption, "
-                    "{name} the file's name as words. Words around them stay: 'photo of {trigger}, {caption}, on "
-                    "white'.")),
-                io.Combo.Input("which", options=["all", "missing only"], tooltip=(
-                    "Edit every caption, or write only those that are missing or empty.")),
+                    "How a caption reads. {trigger} is the dataset's trigger word, {caption} what the engine writes "
+                    "(with the engine 'template': the present caption), {name} the file's name as words. Words around "
+                    "them stay: 'photo of {trigger}, {caption}, on white'.")),
+                io.Combo.Input("which", options=list(get_args(Which)), tooltip=(
+                    "all: write every caption anew. missing only: write those that are missing or empty. append: put "
+                    "what the engine writes behind the captions that are there.")),
                 io.Boolean.Input("write_files", default=False, tooltip=(
                     "Off: a dry run, the new captions are used for this training and shown, your files stay as they "
-                    "are. On: the .txt files are written; what was there before is kept once as .txt.bak.")),
+                    "are. On: the .txt files are written, each as soon as it is done; what was there before is kept "
+                    "once as .txt.bak.")),
+                io.DynamicCombo.Input("engine", optional=True, options=_engines(), tooltip=(
+                    "What writes. ComfyUI text model: a CLIP that can see, such as Qwen3-VL, Qwen3.5 or Gemma; the "
+                    "best choice if you have one. vision-language folder: JoyCaption, Florence-2, Qwen-VL and others "
+                    "from a folder. tagger: tags, for models that were trained on them. template: nothing looks at the "
+                    "images, the captions that are there are edited.")),
+                io.String.Input("banned", default="", optional=True, advanced=True, tooltip=(
+                    "Words and phrases to take out, between commas: watermark, signature, blurry")),
+                io.String.Input("replace", default="", multiline=True, optional=True, advanced=True, tooltip=(
+                    "Words and phrases to replace, a pair on each line: a man → ohwx man")),
             ],
             outputs=[
                 LoraDataset.Output("dataset", display_name="dataset", tooltip="The same images with the new captions."),
@@ -39,8 +65,9 @@ class Captioner(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, template) -> bool | str:
-        """A template that cannot be filled is refused before anything runs."""
+    def validate_inputs(cls, template, engine=None) -> bool | str:
+        """A template that cannot be filled is refused before anything runs. ComfyUI hands over dynamic inputs unasked,
+        so `engine` is named."""
         try:
             if template is not None:
                 captions.check_template(template)
@@ -49,24 +76,92 @@ class Captioner(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, dataset, template, which, write_files) -> io.NodeOutput:
-        captions.check_template(template)
-        texts, changes = [], []
-        for item in dataset.items:
-            present = item.caption if item.has_caption else ""
-            text = item.caption
-            if which == "all" or not present:
-                text = captions.apply_template(template, trigger=dataset.trigger_word, caption=present,
-                                               name=item.path.stem)
-            texts.append(text)
-            if text != present:
-                changes.append(f"{item.path.name}: “{present}” → “{text}”")
-                if write_files:
-                    captions.write(item.path, text)
-        report = "\n".join([cls._summary(len(changes), len(texts), write_files), *changes[:SHOWN]])
-        return io.NodeOutput(dataset.with_captions(texts), report, ui={"text": (report,)})
+    def execute(cls, dataset, template, which, write_files, engine=None, banned="", replace="") -> io.NodeOutput:
+        chosen: dict[str, Any] = engine or {"engine": TEMPLATE}
+        wish = Wish(template=template, which=which, write_files=write_files, banned=clean.word_list(banned),
+                    replaced=clean.replacements(replace), seed=chosen.get("seed", 0))
+        made = _engine(chosen)
+        if write_files:
+            check_own_files(dataset)
+        with textgen.room_for(made.path) if isinstance(made, VisionFolder) else contextlib.nullcontext():
+            done = caption(dataset, wish, made, scratch(), show_progress)
+        report = _report(done, write_files)
+        return io.NodeOutput(done.dataset, report, ui={"text": (report,)})
 
-    @classmethod
-    def _summary(cls, changed: int, total: int, write_files: bool) -> str:
-        done = "written to disk" if write_files else "changed in memory only (dry run)"
-        return f"{changed} of {total} captions {done}"
+
+
+def _engines() -> list[io.DynamicCombo.Option]:
+    folder = io.String.Input("folder", default="", tooltip=(
+        "The model's folder on this machine, with config.json, .safetensors and tokenizer files. Nothing is "
+        "downloaded."))
+    return [
+        io.DynamicCombo.Option(TEXT_MODEL, [
+            io.Clip.Input("clip", tooltip="A text encoder that can see, from Load CLIP. Not the one that you train "
+                                          "with."),
+            *_asking()]),
+        io.DynamicCombo.Option(FOLDER, [folder, *_asking()]),
+        io.DynamicCombo.Option(TAGGER, [
+            io.String.Input("file", default="", tooltip=(
+                "The tagger's .onnx file on this machine, with its selected_tags.csv beside it. Needs: pip install "
+                "onnxruntime")),
+            io.Float.Input("threshold", default=0.35, min=0.0, max=1.0, step=0.01, tooltip=(
+                "How sure the tagger must be of a tag. Lower gives more tags, and more wrong ones.")),
+            io.Float.Input("character_threshold", default=0.85, min=0.0, max=1.0, step=0.01, tooltip=(
+                "The same for the names of known characters. 1 leaves them out.")),
+        ]),
+        io.DynamicCombo.Option(TEMPLATE, []),
+    ]
+
+
+def _asking() -> list[io.Input]:
+    """For models that are asked."""
+    return [
+        io.Combo.Input("preset", options=list(presets.PROMPTS), tooltip=(
+            "What is described: everything except what your trigger word stands for. general leaves nothing out. "
+            "Florence-2 always describes all.")),
+        io.String.Input("prompt", default="", multiline=True, tooltip=(
+            "Ask for something else than the preset does. For Florence-2 one of its tasks, such as "
+            "<DETAILED_CAPTION>.")),
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
+            "Another seed gives other words, where the model draws them by chance.")),
+        io.Int.Input("max_length", default=256, min=16, max=4096, advanced=True, tooltip=(
+            "Where an answer is cut off, in tokens. FLUX.1 reads 512 of them.")),
+        io.Int.Input("max_side", default=512, min=64, max=4096, step=16, advanced=True, tooltip=(
+            "Images are shown to the model at most this large. More shows finer detail, and takes more time and "
+            "memory.")),
+    ]
+
+
+def _engine(chosen: dict[str, Any]) -> Engine | None:
+    """Raises ValueError if the choice lacks its file or folder."""
+    kind = chosen["engine"]
+    if kind == TEMPLATE:
+        return None
+    if kind == TAGGER:
+        return Tagger(path=_path(chosen["file"], "file", "a tagger's .onnx file"), general=chosen["threshold"],
+                      character=chosen["character_threshold"])
+    prompt = chosen["prompt"].strip()
+    asking = {"prompt": prompt or presets.PROMPTS[chosen["preset"]], "max_length": chosen["max_length"],
+              "max_side": chosen["max_side"]}
+    if kind == TEXT_MODEL:
+        return textgen.TextModel(clip=chosen["clip"], **asking)
+    return VisionFolder(path=_path(chosen["folder"], "folder", "a vision-language model's folder"),
+                        device=textgen.device(), own_prompt=bool(prompt), **asking)
+
+
+def _path(text: str, name: str, what: str) -> Path:
+    path = Path(text.strip().strip('"')).expanduser()  # Windows copies paths in quotation marks
+    if not path.is_absolute():
+        raise ValueError(f"{name} must be the absolute path of {what}, got '{text}'.")
+    return path
+
+
+def _report(done: Captioned, write_files: bool) -> str:
+    how = "written to disk" if write_files else "changed in memory only (dry run)"
+    unique = len({item.path for item in done.dataset.items})
+    lines = [f"{len(done.changes)} of {unique} captions {how}"]
+    if done.problems:
+        lines += [f"{len(done.problems)} images have no new caption; queue again with another seed to try them once "
+                  "more:",
+                  *done.problems[:SHOWN]]
+    return "\n".join(lines + [f"{name}: “{before}” → “{after}”" for name, before, after in done.changes[:SHOWN]])

@@ -1,14 +1,23 @@
-"""LoRA Dataset Loader: a folder of images and captions."""
+"""LoRA Dataset Loader: images and captions from a folder, an archive, or another trainer's configuration."""
 
 from __future__ import annotations
+
+import contextlib
+import json
 
 from comfy_api.latest import io, ui
 
 from ..trainer.comfy.paths import dataset_folder
-from ..trainer.data.dataset import scan
-from ..trainer.data.find import find
-from ..trainer.data.images import contact_sheet
+from ..trainer.comfy.progress import show_progress
+from ..trainer.comfy.tokens import counter
+from ..trainer.data import report as reports
+from ..trainer.data.augment import Augment, Crop
+from ..trainer.data.cache import trim
+from ..trainer.data.dataset import Cut, Dataset, scan
 from ..trainer.data.masks import Masks
+from ..trainer.data.sheet import contact_sheet, report_picture
+from ..trainer.data.sources import check, find_any
+from .jobs import scratch
 from .types import CATEGORY, LoraDataset
 
 
@@ -19,19 +28,20 @@ class DatasetLoader(io.ComfyNode):
             node_id="LiveLoraDataset",
             display_name="LoRA Dataset Loader",
             category=CATEGORY,
-            description="Finds the images to train on, with a caption in a text file beside each (cat.png, cat.txt), "
-                        "checks every one before any model is loaded, and shows what it found.",
+            description="Finds the images to train on and their captions, in text files beside them (cat.png, cat.txt) "
+                        "or in a table, checks every one before any model is loaded, and shows what it found.",
             search_aliases=["training images", "load dataset", "image folder"],
             is_output_node=True,
             inputs=[
                 io.String.Input("folder", default="demo_dataset", tooltip=(
                     "The folder with your images: an absolute path, or a folder under ComfyUI's input folder. "
-                    "Subfolders named like 10_name are read too, each image 10 times an epoch. 'demo_dataset' comes "
-                    "with LiveLoRA.")),
+                    "Subfolders named like 10_name are read too, each image 10 times an epoch; so is metadata.jsonl or "
+                    "metadata.csv. A .zip, a dataset .toml of sd-scripts and a .yaml or .json of ai-toolkit work as "
+                    "well. 'demo_dataset' comes with LiveLoRA.")),
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
                     "Images are trained at about resolution × resolution pixels, in the shape that fits each best. 512 "
                     "is fast and enough for most LoRAs; 768 or 1024 for fine detail, at two to four times the time and "
-                    "memory.")),
+                    "memory. A configuration's own resolution goes before it.")),
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat. It is noted "
                     "in the LoRA file. The LoRA Captioner can write it into the captions.")),
@@ -43,41 +53,112 @@ class DatasetLoader(io.ComfyNode):
                 io.Combo.Input("masks", options=["ignore", "use"], default="ignore", optional=True, advanced=True,
                                tooltip=(
                     "Train all of each image, or only what its mask shows: white in a picture cat-masklabel.png or "
-                    "cat_mask.png beside cat.png, else what is not transparent in the image itself. Use it to keep "
-                    "backgrounds or other people out of the LoRA.")),
+                    "cat_mask.png beside cat.png, or in mask/cat.png, else what is not transparent in the image "
+                    "itself. Use it to keep backgrounds or other people out of the LoRA.")),
+                *cutting(),
+                io.Clip.Input("clip", optional=True, tooltip=(
+                    "Wire in the CLIP you train with to have the captions' tokens counted, and those named that are "
+                    "too long for it.")),
             ],
-            outputs=[
-                LoraDataset.Output("dataset", display_name="dataset",
-                                   tooltip="The images and captions, for LoRA Captioner and LoRA Train."),
-                io.String.Output("report", display_name="report", tooltip="What was found, as text."),
-            ],
+            outputs=outputs(),
         )
 
     @classmethod
     def validate_inputs(cls, folder) -> bool | str:
-        """A folder that is not there, or has no images or unusable weights, is refused before anything runs. ComfyUI
-        repeats an error for each input named here, so it is one; the rest is checked in `execute`, which runs first
-        because this is an output node."""
+        """What is not there, has no images, or cannot be read as a configuration is refused before anything runs.
+        ComfyUI repeats an error for each input named here, so it is one; the rest is checked in `execute`, which runs
+        first because this is an output node."""
         try:
             if folder is not None:
-                find(dataset_folder(folder))
+                check(dataset_folder(folder))
         except ValueError as err:
             return str(err)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> list:
-        """Changes when a file in the folder does."""
+        """Changes when a file in a place that is read does."""
         if folder is None:  # linked: ComfyUI has not computed it yet
             return []
-        files = sorted(p for p in dataset_folder(folder).rglob("*") if p.is_file())
+        source = dataset_folder(folder)
+        places = {source}
+        if source.is_file() and source.suffix.lower() != ".zip":
+            with contextlib.suppress(ValueError):
+                places |= {found.path.parent for found in find_any(source, scratch())[0]}
+        files = sorted({file for place in places for file in ([place] if place.is_file() else place.rglob("*"))
+                        if file.is_file()})
         return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
     @classmethod
-    def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images,
-                masks: Masks = "ignore") -> io.NodeOutput:
-        dataset = scan(dataset_folder(folder), resolution=resolution, trigger_word=trigger_word.strip(),
-                       on_bad_image=bad_images, on_missing_caption=missing_captions, masks=masks)
-        report = dataset.report()
-        sheet = ui.PreviewImage(contact_sheet(dataset)[None], cls=cls)
-        return io.NodeOutput(dataset, report, ui={**sheet.as_dict(), "text": (report,)})
+    def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images, masks: Masks = "ignore",
+                clip=None, **cut) -> io.NodeOutput:
+        dataset = scan(dataset_folder(folder), cut=cut_of(resolution, **cut), trigger_word=trigger_word.strip(),
+                       scratch=scratch(), on_bad_image=bad_images, on_missing_caption=missing_captions, masks=masks,
+                       tell=show_progress)
+        trim(scratch(), "unpacked/*")
+        return shown(cls, dataset, clip)
+
+
+def cutting() -> list[io.Input]:
+    """How pictures are brought to size."""
+    return [
+        io.String.Input("more_resolutions", default="", optional=True, advanced=True, tooltip=(
+            "Other resolutions that every image is trained at as well, such as 768, 1024. The LoRA then works at all "
+            "of them; each is another picture to train on.")),
+        io.Boolean.Input("upscale", default=False, optional=True, advanced=True, tooltip=(
+            "Off: an image that is smaller than the training resolution is trained at its own size. On: it is "
+            "enlarged, and the LoRA learns its blur.")),
+        io.Combo.Input("crop", options=["centre", "top", "random"], default="centre", optional=True, advanced=True,
+                       tooltip=(
+            "Which part of an image stays where it is longer than its training shape. top keeps heads; random takes "
+            "four different parts in turn.")),
+        io.Boolean.Input("flip_aug", default=False, optional=True, advanced=True, tooltip=(
+            "Also train every image mirrored. It stretches a small dataset; not for faces, text, or anything that has "
+            "a left and a right.")),
+        io.Boolean.Input("color_aug", default=False, optional=True, advanced=True, tooltip=(
+            "Also train every image in slightly other colours. Not for a style, whose colours are what you want.")),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """A dataset and its report."""
+    return [
+        LoraDataset.Output("dataset", display_name="dataset",
+                           tooltip="The images and captions, for LoRA Captioner and LoRA Train."),
+        io.String.Output("report", display_name="report", tooltip="What was found, as text."),
+        io.String.Output("report_json", display_name="report (JSON)",
+                         tooltip="The same with every finding and its files, for other programs."),
+        io.Image.Output("report_picture", display_name="report (picture)",
+                        tooltip="Sizes, and what to mend, as a picture."),
+        io.Image.Output("contact_sheet", display_name="contact sheet",
+                        tooltip="The first images with their captions, as they will be cut."),
+    ]
+
+
+def cut_of(resolution: int, more_resolutions: str = "", upscale: bool = False, crop: Crop = "centre",
+           flip_aug: bool = False, color_aug: bool = False) -> Cut:
+    """Raises ValueError for resolutions that are no numbers."""
+    words = more_resolutions.replace(",", " ").replace(";", " ").split()
+    wrong = [word for word in words if not word.isdecimal() or not 64 <= int(word) <= 2048]
+    if wrong:
+        raise ValueError(f"more_resolutions must be numbers from 64 to 2048 such as '768, 1024', got "
+                         f"{', '.join(map(repr, wrong))}.")
+    return Cut(resolution=resolution, more_resolutions=tuple(map(int, words)), upscale=upscale,
+               augment=Augment(crop=crop, flip=flip_aug, color=color_aug))
+
+
+def shown(node: type[io.ComfyNode], dataset: Dataset, clip) -> io.NodeOutput:
+    """A dataset with its report."""
+    report = reports.make(dataset, *counter(clip)) if clip is not None else reports.make(dataset)
+    sheet = ui.PreviewImage(contact_sheet(dataset.items)[None], cls=node)
+    return io.NodeOutput(dataset, report.text, json.dumps(report.as_dict(), indent=1, ensure_ascii=False),
+                         report_picture(report)[None], contact_sheet(dataset.items, captions=True)[None],
+                         ui={**sheet.as_dict(), "text": (report.text,)})
+
+
+def check_own_files(dataset: Dataset) -> None:
+    """Raises ValueError if captions would be written beside copies that LiveLoRA made, where nobody finds them."""
+    if any(item.path.is_relative_to(scratch()) for item in dataset.items):
+        raise ValueError("write_files is on, but this dataset comes from a zip or from other nodes, so its files are "
+                         "copies that LiveLoRA made. Unpack the zip (or save the images to a folder) and load that, or "
+                         "turn write_files off and keep the captions with LoRA Caption Review's table.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..trainer import samples
 from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
 from ..trainer.host import SampleSettings
 from ..trainer.task import Preview
@@ -22,7 +23,10 @@ class SamplePreview(io.ComfyNode):
             search_aliases=["training samples", "sample prompts", "validation images"],
             inputs=[
                 io.String.Input("prompts", multiline=True, default="", tooltip=(
-                    "One prompt a line. Use your trigger word, and things that are not in your training images.")),
+                    "One prompt a line. Use your trigger word, and things that are not in your training images. A line "
+                    "may end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
+                    "--g guidance, --m LoRA strength, --n negative prompt, such as: a cat --d 7 --m 0.8. Lines that "
+                    "start with # are passed over.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(
                     "Steps between two rounds of pictures. Each round takes as long as drawing the prompts does.")),
                 io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width in pixels."),
@@ -40,6 +44,8 @@ class SamplePreview(io.ComfyNode):
                                tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
                                tooltip="As in KSampler."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05, advanced=True, optional=True,
+                               tooltip="Of the LoRA, as in Load LoRA. 0 draws the base model."),
             ],
             outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
             hidden=[io.Hidden.unique_id],
@@ -47,11 +53,19 @@ class SamplePreview(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prompts) -> bool | str:
+        """A line that cannot be read is refused before anything runs."""
+        try:
+            if prompts is not None:
+                samples.check(prompts)
+        except ValueError as err:
+            return str(err)
+        return True
+
+    @classmethod
     def execute(cls, prompts, every_n_steps, width, height, seed, sampler_steps, cfg, guidance, negative, sampler_name,
-                scheduler) -> io.NodeOutput:
-        lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
-        if not lines:
-            raise ValueError("LoRA Sample Preview has no prompts. Write one a line, or remove the node.")
+                scheduler, strength=1.0) -> io.NodeOutput:
         settings = SampleSettings(width=width, height=height, steps=sampler_steps, cfg=cfg, guidance=guidance,
-                                  sampler_name=sampler_name, scheduler=scheduler, seed=seed)
-        return io.NodeOutput((Preview(lines, negative, every_n_steps, settings), cls.hidden.unique_id))
+                                  sampler_name=sampler_name, scheduler=scheduler, seed=seed, strength=strength)
+        drawn = samples.parse_all(prompts, negative, settings)
+        return io.NodeOutput((Preview(drawn, every_n_steps), cls.hidden.unique_id))

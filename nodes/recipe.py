@@ -171,4 +171,7 @@ def _run() -> list[io.Input]:
         _whole("extra_steps", 0, 100000, (
             "Train a finished job so many steps further: set it and queue again. Not a new job; the learning rate "
             "follows the longer run.")),
+        _whole("keep_states", 1, 100, (
+            "How many of those states are kept, the newest. Live LoRA can use the LoRA of each; a state is about three "
+            "times the size of the LoRA.")),
     ]

@@ -1,21 +1,46 @@
-"""The HTTP face of the jobs: `/livelora/jobs…`, and the events that tell the browser how a training goes."""
+"""The HTTP face of the jobs, `/livelora/jobs…` (docs/api.md), and the events that tell the browser how a training
+goes."""
 
 from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from aiohttp import web
 from server import PromptServer
 
+from ..trainer.actions import ACTIVE, COMING
+from ..trainer.choices import Sharing
+from ..trainer.comfy.flags import many_users
+from ..trainer.comfy.queue import is_queued, tasks
 from ..trainer.job import Job
-from .jobs import JOBS
+from ..trainer.registry import Jobs
+from .guard import Field, Refusal, answered, read_body, refuse_foreign, shown
+from .jobs import LEASE, LISTENERS, jobs_of, remember_user
+from .requeue import Sender, duplicate, requeue
+from .users import RequestUsers
 
 ROUTES = PromptServer.instance.routes
+ASKING = RequestUsers(PromptServer.instance, remember_user)
+JOBS, JOB = "/livelora/jobs", "/livelora/jobs/{job:[^/]+}"
+"""Where they are; by its own rule aiohttp would not match a name with braces."""
+MOST_LINES = 10000
+"""Of the metrics, in one answer."""
+MOST_STEPS = 100000
+"""As extra_steps of LoRA Train."""
+
+
+# Events
 
 
 def announce(job: Job, train_node: str, preview_node: str | None) -> None:
-    """Tells the browser that queued the workflow which job its nodes show, then everyone what the job reports."""
+    """Tells the browser that queued the workflow which job its nodes show."""
     server = PromptServer.instance
-    if _send not in job.listeners:
-        job.listeners.append(_send)
+    if server.client_id is None:  # queued by a program; ComfyUI would send it to all browsers
+        return
     nodes = {"train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
     server.send_sync("livelora.job", {**job.status(), **nodes}, server.client_id)
 
@@ -24,38 +49,220 @@ def _send(event: str, facts: dict) -> None:
     PromptServer.instance.send_sync(f"livelora.{event}", facts)
 
 
-def _job(request: web.Request) -> Job:
-    job = JOBS.get(request.match_info["job"])
-    if job is None:
-        raise web.HTTPNotFound(text=f"There is no job '{request.match_info['job']}' since ComfyUI started.")
-    return job
+LISTENERS.append(_send)
+LEASE.prompts_queued = lambda: tasks(PromptServer.instance) > 0
+if many_users():
+    ASKING.watch(PromptServer.instance)
 
 
-@ROUTES.get("/livelora/jobs")
-async def list_jobs(request: web.Request) -> web.Response:
-    """Every run since ComfyUI started, oldest first."""
-    return web.json_response([job.status() for job in JOBS.all()])
+# Looking
 
 
-@ROUTES.get("/livelora/jobs/{job}")
-async def get_job(request: web.Request) -> web.Response:
+@ROUTES.get(JOBS)
+@answered
+async def list_jobs(request: web.Request) -> list[dict[str, Any]]:
+    """Every job, oldest first."""
+    jobs = jobs_of(ASKING.of(request))
+    return await asyncio.to_thread(lambda: [job.status() for job in jobs.all()])
+
+
+@ROUTES.get(JOB)
+@answered
+async def get_job(request: web.Request) -> dict[str, Any]:
     """One job: its state, its losses, its samples."""
-    job = _job(request)
-    return web.json_response({**job.status(), "losses": job.record.losses, "samples": job.folder.samples()})
+    _, job = await _find(request)
+    return await asyncio.to_thread(job.details)
 
 
-@ROUTES.post("/livelora/jobs/{job}/stop")
-async def stop_job(request: web.Request) -> web.Response:
-    """Ends a job after the step under way and keeps what it learned."""
-    job = _job(request)
-    job.stop()
-    return web.json_response(job.status())
+@ROUTES.get(JOB + "/metrics")
+@answered
+async def get_metrics(request: web.Request) -> dict[str, Any]:
+    """What was recorded after a step."""
+    since, most = _whole(request, "since", -1, -1), _whole(request, "most", MOST_LINES, 1)
+    if most > MOST_LINES:
+        raise Refusal(400, f"most must be from 1 to {MOST_LINES}, got {most}.")
+    _, job = await _find(request)
+    return await asyncio.to_thread(_metrics, job, since, most)
 
 
-@ROUTES.get("/livelora/jobs/{job}/samples/{name}")
+@ROUTES.get(JOB + "/samples/{name:[^/]+}")
+@answered
 async def get_sample(request: web.Request) -> web.StreamResponse:
     """A preview picture, by the name that the job listed."""
-    path = _job(request).folder.sample_path(request.match_info["name"])
+    _, job = await _find(request)
+    name = request.match_info["name"]
+    path = await asyncio.to_thread(job.folder.sample_path, name)
     if path is None:
-        raise web.HTTPNotFound(text="There is no such sample.")
+        raise Refusal(404, f"Job {job.id} has no sample '{shown(name)}'. Its details list them all.")
     return web.FileResponse(path)
+
+
+@ROUTES.get(JOBS + "/{rest:(?s:.*)}")
+@answered
+async def get_nothing(request: web.Request) -> None:
+    """Every other address of ours, before ComfyUI looks for a file of its page: a name too long fails there."""
+    raise Refusal(404, f"There is nothing to read at '{shown(request.path)}'. docs/api.md lists what there is.")
+
+
+def _metrics(job: Job, since: int, most: int) -> dict[str, Any]:
+    """Whole steps only: who asks again with `last` must not miss a held-out loss that comes after the step's loss."""
+    rests = job.state not in ACTIVE
+    lines = job.folder.metrics()
+    newest = lines[-1]["step"] if lines else since
+    lines = [line for line in lines if since < line["step"] < newest + rests]
+    if len(lines) > most:
+        lines = ([line for line in lines[:most] if line["step"] < lines[most]["step"]]
+                 or [line for line in lines if line["step"] == lines[0]["step"]])
+    return {"lines": lines, "last": lines[-1]["step"] if lines else since}
+
+
+def _whole(request: web.Request, name: str, default: int, low: int) -> int:
+    """A number from the query."""
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < low:
+        raise Refusal(400, f"{name} must be a whole number of at least {low}, got '{shown(text)}'.")
+    return int(text)
+
+
+async def _find(request: web.Request) -> tuple[Jobs, Job]:
+    """The user's jobs, and the one that the address names."""
+    jobs, name = jobs_of(ASKING.of(request)), request.match_info["job"]
+    job = await asyncio.to_thread(jobs.get, name)
+    if job is None:
+        raise Refusal(404, f"There is no job '{shown(name)}'. GET /livelora/jobs lists them all.")
+    await _forget_lost_prompt(job)
+    return jobs, job
+
+
+# Acting
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An action that somebody wants of a job."""
+
+    jobs: Jobs
+    job: Job
+    user: str
+    body: dict[str, Any]
+
+    @property
+    def sender(self) -> Sender:
+        """For what must be queued."""
+        return Sender(PromptServer.instance, self.user, self.body.get("client_id"))
+
+    async def status(self) -> dict[str, Any]:
+        """The usual answer."""
+        return await asyncio.to_thread(self.job.status)
+
+
+Act = Callable[[Call], Awaitable[dict[str, Any]]]
+CLIENT = Field(str, "text: the id of a browser's websocket", required=False)
+STEPS = Field(int, f"a whole number from 1 to {MOST_STEPS}", 1, MOST_STEPS)
+POSITION = Field(int, "a whole number from 0, the front of the queue, to 100000", 0, 100000)
+POLICY = Field(str, f"one of {', '.join(get_args(Sharing))}")
+CHANGES = Field(dict, "an object: recipe fields and their new values")
+
+
+def _plain(name: str) -> Act:
+    """An action that the job does by itself."""
+    async def do(call: Call) -> dict[str, Any]:
+        await asyncio.to_thread(getattr(call.job, name))
+        return await call.status()
+
+    return do
+
+
+async def _resume(call: Call) -> dict[str, Any]:
+    applied = await asyncio.to_thread(call.jobs.resume, call.job)
+    return await _go_on(call, applied, {})
+
+
+async def _extend(call: Call) -> dict[str, Any]:
+    steps = call.job.config.extra_steps + call.body["steps"]
+    if steps > MOST_STEPS:
+        raise Refusal(400, f"A job can be extended by {MOST_STEPS} steps in all, got {steps}. Start a new one.")
+    try:
+        applied = await asyncio.to_thread(call.jobs.extend, call.job, call.body["steps"])
+    except ValueError as err:
+        raise Refusal(400, str(err)) from err
+    # Another extension may have come in between; from here on it would be refused.
+    return await _go_on(call, applied, {"extra_steps": call.job.config.extra_steps + call.body["steps"]})
+
+
+async def _forget_lost_prompt(job: Job) -> None:
+    """A job whose prompt was taken off ComfyUI's queue waits for nothing."""
+    lost = job.awaited
+    if lost in ("", COMING) or is_queued(PromptServer.instance, lost):
+        return
+
+    def forget() -> None:
+        with job.lock:
+            if job.awaited == lost:  # else somebody else has noticed, and queued it again
+                job.not_coming("")
+
+    await asyncio.to_thread(forget)
+
+
+async def _go_on(call: Call, applied: bool, changes: dict[str, Any]) -> dict[str, Any]:
+    """If the job's model is not in memory, its workflow brings it."""
+    if applied:
+        return await call.status()
+    try:
+        prompt_id = await requeue(call.sender, call.job, changes)
+    except Exception as err:
+        message = f"The workflow of this job cannot be queued: {err}. Correct that, or open it and queue it by hand."
+        await asyncio.to_thread(call.job.not_coming, message)
+        if not isinstance(err, ValueError):
+            raise
+        raise Refusal(409, message) from err
+    return {**await call.status(), "prompt_id": prompt_id}
+
+
+async def _move(call: Call) -> dict[str, Any]:
+    await asyncio.to_thread(call.jobs.move, call.job, call.body["position"])
+    return await call.status()
+
+
+async def _share(call: Call) -> dict[str, Any]:
+    if call.body["policy"] not in get_args(Sharing):
+        raise Refusal(400, f"policy must be {POLICY.means}, got '{shown(call.body['policy'])}'.")
+    await asyncio.to_thread(call.job.share, call.body["policy"])
+    return await call.status()
+
+
+async def _delete(call: Call) -> dict[str, Any]:
+    await asyncio.to_thread(call.jobs.delete, call.job)
+    return {"deleted": call.job.id}
+
+
+async def _duplicate(call: Call) -> dict[str, Any]:
+    try:
+        return {"prompt_id": await duplicate(call.sender, call.job, call.body["changes"])}
+    except ValueError as err:
+        raise Refusal(400, str(err)) from err
+
+
+ACTIONS: dict[str, tuple[Act, dict[str, Field]]] = {
+    **{name: (_plain(name), {}) for name in ("pause", "stop", "discard", "save", "sample")},
+    "resume": (_resume, {"client_id": CLIENT}),
+    "extend": (_extend, {"steps": STEPS, "client_id": CLIENT}),
+    "move": (_move, {"position": POSITION}),
+    "share": (_share, {"policy": POLICY}),
+    "delete": (_delete, {}),
+    "duplicate": (_duplicate, {"changes": CHANGES, "client_id": CLIENT}),
+}
+"""What a POST may ask for, and with which keys."""
+
+
+@ROUTES.post(JOB + "/{action:[^/]+}")
+@answered
+async def act(request: web.Request) -> dict[str, Any]:
+    """Changes a job. Raises what `answered` turns into an answer."""
+    refuse_foreign(request)
+    jobs, job = await _find(request)
+    name = request.match_info["action"]
+    if name not in ACTIONS:
+        raise Refusal(404, f"There is no action '{shown(name)}'. Actions: {', '.join(ACTIONS)}.")
+    action, fields = ACTIONS[name]
+    return await action(Call(jobs, job, ASKING.of(request), await read_body(request, fields)))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
-from ..trainer import export, formats
+from ..trainer import choices, export, formats
 from ..trainer.comfy.model import ComfyHost, with_lora
 from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.prompts import nothing_yet, wait
 from ..trainer.config import PRESETS, Preset, TrainConfig
+from ..trainer.data.cache import Cache
 from ..trainer.folder import Which
+from ..trainer.graph import Graph
 from ..trainer.job import Job
 from ..trainer.optim import packages_for
 from ..trainer.packages import check_all
 from ..trainer.task import Task
 from . import routes
-from .jobs import JOBS, LEASE, TURNS
+from .jobs import LEASE, TURNS, jobs_of_prompt, scratch
 from .recipe import rare
 from .types import CATEGORY, LoraDataset, LoraModel, LoraPreview, LossMap
 
@@ -75,38 +79,48 @@ class Train(io.ComfyNode):
                     "A LoRA file to go on from, yours or someone else's, in any of the usual formats. It brings its "
                     "own ranks and layers.")),
                 *rare(),
+                io.Combo.Input("sharing", options=list(get_args(choices.Sharing)), optional=True, advanced=True,
+                               tooltip=(
+                    "Who goes first while this trains and prompts are queued. prompts first: training waits until the "
+                    "queue is empty. fair share: it gets as much time as each prompt took. training first: prompts "
+                    "wait until it is done or paused.")),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="The model with the LoRA at strength 1."),
                 LoraModel.Output("lora", display_name="lora", tooltip="The LoRA, for Save LoRA."),
                 LossMap.Output("loss_map", display_name="loss_map", tooltip=(
                     "The loss of every step, for Plot Loss Graph.")),
-                io.String.Output("job", display_name="job", tooltip=(
-                    "The job's id, the name of its folder in user/livelora/jobs.")),
+                io.AnyType.Output("job", display_name="job", tooltip=(
+                    "The job's id, for Live LoRA and LoRA Sample Grid; the name of its folder in "
+                    "user/default/livelora/jobs.")),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             not_idempotent=True,
         )
 
     @classmethod
     def fingerprint_inputs(cls, mode, **_) -> float | int:
         """In the background there is always something new. A finished LoRA stays what it is; one cut short does not."""
-        return float("nan") if mode != "wait" else JOBS.cut_short
+        return float("nan") if mode != "wait" else jobs_of_prompt().cut_short
 
     @classmethod
     def execute(cls, model, clip, vae, dataset, preset, seed, mode, preview=None, validation=None, regularization=None,
-                result: Which = "last", start_from="none", **recipe) -> io.NodeOutput:
+                result: Which = "last", start_from="none", sharing: choices.Sharing = "prompts first",
+                **recipe) -> io.NodeOutput:
         everyday = {name: value for name, value in preset.items() if name != "preset"}
         config = TrainConfig(seed=seed, **everyday, **recipe)
         check_all(packages_for(config))
         pictures, preview_node = preview or (None, None)
         start = None if start_from == "none" else formats.read(export.load(lora_path(start_from)))
-        task = Task(ComfyHost(model, clip, vae), config, dataset, validation, pictures, regularization, start)
+        task = Task(ComfyHost(model, clip, vae), config, dataset, validation, pictures, regularization, start,
+                    Cache(scratch() / "encoded"))
         if result == "best" and not task.validation:
             raise ValueError("result is 'best', but there are no held-out images to tell which LoRA that is. Set "
                              "held_out to 0.1, or wire in a validation dataset, or set result to 'last'.")
         TURNS.begin()
-        job = JOBS.submit(task)
+        about = cls.hidden.extra_pnginfo or {}
+        graph = Graph.of(cls.hidden.prompt, cls.hidden.unique_id, about.get("workflow"))
+        job = jobs_of_prompt().submit(task, graph, sharing, expected=about.get("livelora_job", ""))
         routes.announce(job, train_node=cls.hidden.unique_id, preview_node=preview_node)
         if mode == "wait":
             wait(job, LEASE, cls.hidden.unique_id)

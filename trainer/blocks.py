@@ -55,6 +55,6 @@ def problem_with_regex(pattern: str) -> str:
     """Why a text is no regular expression; empty if it is one."""
     try:
         re.compile(pattern)
-    except re.error as err:
+    except (re.error, OverflowError, RecursionError) as err:
         return str(err)
     return ""

@@ -15,6 +15,8 @@ TimestepSampling = Literal["sigmoid", "logit_normal", "uniform", "resolution_shi
 Loss = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 CaptionShuffle = Literal["none", "tags", "sentences"]
+Sharing = Literal["prompts first", "fair share", "training first"]
+"""Who goes first when prompts and a training both want the GPU."""
 
 LORA_LIKE = ("LoRA", "rsLoRA", "DoRA")
 """Adapters that are a pair of matrices A and B."""

@@ -57,6 +57,8 @@ class TrainConfig:
     """Recompute each block in the backward pass instead of keeping its activations."""
     save_every: int = 100
     """Steps between resumable states."""
+    keep_states: int = 2
+    """How many of them are kept, the newest."""
     held_out: float = 0.0
     """Images of each folder that are kept from training and measured instead: a count, or below 1 a fraction."""
     validate_every: int = 50
@@ -176,5 +178,5 @@ class TrainConfig:
         return asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """What makes it another training: all but `extra_steps`, which continues the same one."""
-        return {name: value for name, value in self.as_dict().items() if name != "extra_steps"}
+        """What makes it another training: all but `extra_steps`, which continues the same one, and `keep_states`."""
+        return {name: value for name, value in self.as_dict().items() if name not in ("extra_steps", "keep_states")}

@@ -54,7 +54,6 @@ def metadata(config: TrainConfig, dataset: Dataset, family: str, steps_done: int
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "flux-1-dev/lora",
         "modelspec.implementation": "https://github.com/black-forest-labs/flux",
-        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "modelspec.resolution": f"{dataset.resolution}x{dataset.resolution}",
         "modelspec.prediction_type": "velocity",
         "modelspec.trigger_phrase": dataset.trigger_word,
@@ -175,7 +174,8 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, format: F
         counter += 1
         path = folder / f"{name}_{counter:05}.safetensors"
     about = getattr(lora, "metadata", {}) | (extra or {})
-    about |= {"modelspec.title": path.stem, "ss_output_name": path.stem}
+    about |= {"modelspec.title": path.stem, "ss_output_name": path.stem,
+              "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     if format == "diffusers":
         about["modelspec.implementation"] = "diffusers"
     try:

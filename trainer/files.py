@@ -11,24 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary neighbour of `path` to write to; on success it is flushed to disk and renamed to `path`,
-    on failure it is removed and `path` stays as it was."""
-    temporary = _neighbour(path)
-    temporary.touch()
-    mode = temporary.stat().st_mode  # as the system's umask wants it: safetensors makes files that only we can read
+    """Gives a file in a temporary folder beside `path` to write to; on success it is flushed to disk and renamed to
+    `path`, on failure it is removed and `path` stays as it was."""
+    folder = _neighbour(path)  # safetensors 0.8 writes beside it, to a file that a kill leaves behind
+    folder.mkdir()
+    temporary = folder / "new"  # without a suffix, lest ComfyUI should list it among its LoRAs
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the system's umask wants it: safetensors makes files that only we can read
         yield temporary
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -44,6 +47,24 @@ def creating_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a process that was killed left half-written in a folder."""
+    for left in folder.glob(".*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder: first, at once, out of sight. Raises OSError if it cannot."""
+    if path.exists():
+        gone = _neighbour(path)
+        os.replace(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _neighbour(path: Path) -> Path:
@@ -69,4 +90,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes or replaces a safetensors file."""
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_tensors(temporary, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file. Raises OSError also where safetensors has an error of its own for a full disk."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as err:
+        raise OSError(str(err)) from err

@@ -30,14 +30,21 @@ class SampleSettings:
     sampler_name: str
     scheduler: str
     seed: int
+    strength: float = 1.0
+    """Of the LoRA; 0 draws the base model."""
 
 
-Sampler = Callable[[Text, Text, SampleSettings], Tensor]
-"""Draws a picture (h, w, 3) in 0…1 from a prompt, a negative prompt and settings."""
+Sampler = Callable[[Text, Text, SampleSettings, Callable[[], bool]], Tensor]
+"""Draws a picture (h, w, 3) in 0…1 from a prompt, a negative prompt and settings. The last argument tells, between two
+sampler steps, whether somebody waits: then it raises GiveWay."""
 
 
 class Interrupted(Exception):
     """A person pressed the program's stop button while it worked for us."""
+
+
+class GiveWay(Exception):
+    """Somebody waits: what was begun is left, to be done again later."""
 
 
 class Host(Protocol):
@@ -69,10 +76,28 @@ class Host(Protocol):
         """The transformer blocks of a view, in order of execution."""
         ...
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """A picture (h, w, 3) in 0…1 → latents (C, H, W), fp32, on the CPU, as the transformer expects them.
+    def image_encoder(self) -> str:
+        """Of all that `encode_images` depends on beside the pictures; equal after a restart."""
+        ...
+
+    def text_encoder(self, text: str) -> str:
+        """Of all that `encode_text` depends on beside the text; empty if that cannot be told."""
+        ...
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (B, h, w, 3) in 0…1 → latents (B, C, H, W), fp32, on the CPU, as the transformer expects them.
 
         Raises Interrupted."""
+        ...
+
+    def given_latents(self, latents: Tensor) -> Tensor:
+        """Latents (C, H, W) that a person gave → as `encode_images` gives them. Raises ValueError if they do not fit
+        the model."""
+        ...
+
+    def given_text(self, text: Text) -> Text:
+        """An encoded caption that a person gave → as `encode_text` gives it. Raises ValueError if it does not fit the
+        model."""
         ...
 
     def encode_text(self, text: str) -> Text:
@@ -83,8 +108,12 @@ class Host(Protocol):
         """Velocity (B, C, H, W) for noisy latents (B, C, H, W) at sigmas (B,), each with its own text."""
         ...
 
-    def sampler(self, lora: dict[str, Tensor]) -> Sampler:
-        """The program's own sampler on the model with `lora` applied. Calling it may raise Interrupted."""
+    def undisturbed(self) -> bool:
+        """Whether the model is as `load` left it. A program may take it away from a step under way."""
+        ...
+
+    def sampler(self, lora: dict[str, Tensor], strength: float) -> Sampler:
+        """The program's own sampler on the model with `lora` applied. Calling it may raise Interrupted and GiveWay."""
         ...
 
     def hand_back_interrupt(self) -> None:

@@ -1,289 +1,300 @@
-"""A training job: its states and its thread."""
+"""A training job: what it is, what state it is in, and what a person can do with it."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
-import statistics
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
-from . import state
+from .actions import ACTIONS, Refused, State, Wish, why_not
+from .choices import Sharing
 from .config import TrainConfig
-from .export import Lora, metadata
+from .export import Lora
 from .folder import JobFolder, Which
-from .host import Interrupted
-from .lease import Lease
-from .loop import NotFinite, StepResult, Trainer
-from .optim import packages_for
-from .packages import load_all
+from .graph import Graph
+from .preparation import Prepared
+from .queue import TrainQueue
 from .record import Record
-from .task import Preparation, Prepared, Preview, Task
-from .validation import HeldOut
+from .task import Task
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+    from .run import Run
 
 log = logging.getLogger(__name__)
 
-State = Literal["queued", "preparing", "training", "finishing", "done", "stopped", "failed"]
 Listener = Callable[[str, dict[str, Any]], None]
 
-
-class Stopped(Exception):
-    """The job was told to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a run is looked at while it trains."""
-
-    preview: Preview | None
-    prepared: Prepared
-    held_out: HeldOut
+MOST_LOSSES = 10000
+"""Newest losses that `details` gives."""
 
 
 class Job:
-    """One run. It trains under the lease, a step at a time, and tells its listeners how it goes."""
+    """One training, on disk for good and in memory while this process lives. Its state in memory and on disk change
+    together, under its lock."""
 
-    def __init__(self, folder: JobFolder, task: Task, lease: Lease, fingerprint: str) -> None:
-        self.id, self.folder, self.fingerprint = folder.path.name, folder, fingerprint
-        self.config, self.dataset = task.config, task.dataset
-        self.state: State = "queued"
-        self.message = ""
+    def __init__(self, folder: JobFolder, facts: dict[str, Any], queue: TrainQueue,
+                 listeners: Sequence[Listener] = ()) -> None:
+        """`facts`: what `job.json` holds. Raises ValueError if its recipe is not one of this version."""
+        self.id, self.folder, self.lock = folder.path.name, folder, threading.RLock()
+        self.state: State = facts["state"]
+        self.message: str = facts["message"]
+        self.config = TrainConfig(**facts["recipe"])
+        self.sharing: Sharing = facts["sharing"]
+        self.fingerprints: dict[str, str] = facts["fingerprints"]
+        self.listeners: list[Listener] = list(listeners)
+        self.graph: Graph | None = folder.read_graph()
         self.record = Record(folder)
-        self.listeners: list[Listener] = []
         self.ended = threading.Event()
+        """Set while it neither trains nor waits for its turn."""
+        self.ended.set()
+        self.wish: Wish | None = None
+        """What shall become of it after the step under way."""
+        self.awaited = ""
+        """The prompt that will bring its model back, if one was asked for."""
         self.waited_for = False
         """Whether a prompt waits for this job. The program's stop button then means it."""
-        self.interrupted = False
-        """Whether the program's stop button ended this job, and not its own."""
-        self._lease, self._stop = lease, threading.Event()
-        self._task: Task | None = task
-        """Let go of when the job ends: it holds the model."""
-        self._trainer: Trainer | None = None
-        self._unwritten: Lora | None = None
+        self.interrupted = self.closing = False
+        """Whether the program's stop button ended this job, and not its own; whether the program ends."""
+        self.task: Task | None = None
+        """Kept while it may go on: it holds the model."""
+        self.prepared: Prepared | None = None
+        self.run: Run | None = None
+        self.trainer: Trainer | None = None
+        self.unwritten: Lora | None = None
         """The finished LoRA, if the disk did not take it."""
-        self._stale = True
-        """Whether the model may have been moved or patched since our last step."""
+        self.cut_short = 0
+        """How often, in this process, it ended before its time."""
+        self._facts, self._queue = facts, queue
+        self.asked: set[str] = set()
+        """What shall be done once, after the step under way."""
 
     # What others ask of a job
 
-    def stop(self) -> None:
-        """Ends the job after the step under way. What it learned is kept, and it can go on from there."""
-        self._stop.set()
-
-    def lora(self, which: Which) -> Lora | None:
-        """The LoRA as it is now, or the one with the lowest held-out loss if one was measured; None before the first
-        step. The caller holds the lease, or the job has ended."""
+    def lora(self, which: Which | int) -> Lora | None:
+        """The LoRA as it is now, the one with the lowest held-out loss if one was measured, or that of a step in
+        `snapshots`; None before the first step. The caller holds the lease, or the job has ended."""
+        if isinstance(which, int):
+            return self.folder.read_lora(which)
         if which == "best" and (best := self.folder.read_lora("best")):
             return best
-        trainer = self._trainer
-        if trainer is not None and trainer.steps_done:
-            return self._as_lora(trainer)
-        return self._unwritten or self.folder.read_lora("last")
+        run, trainer = self.run, self.trainer  # the training thread may let go of them at any time
+        if run and trainer and trainer.steps_done:
+            return run.lora(trainer)
+        if self.state in ("done", "stopped") and (kept := self.unwritten or self.folder.read_lora("last")):
+            return kept
+        return self.folder.newest_lora()
+
+    def version(self, which: Which | int) -> tuple:
+        """Changes when `lora` would give another LoRA."""
+        best = self.record.held_out.best if which == "best" else None
+        return self.id, which, best[0] if best else self.record.step
 
     def reached(self, config: TrainConfig) -> bool:
         """Whether it is done, and not to be extended by this recipe."""
-        return self.state == "done" and (self.record.step >= config.total_steps or config == self.config)
+        done = self.state == "done" and (self.record.step >= config.total_steps or config == self.config)
+        return done and self.lora("last") is not None
+
+    @property
+    def actions(self) -> list[str]:
+        """What can be done with it now."""
+        return [name for name in ACTIONS if not why_not(self, name)]
 
     def status(self) -> dict[str, Any]:
         """What a person sees of it, as plain values."""
-        facts = self.record.facts(self.config.total_steps)
-        left = facts.pop("seconds_left")
-        return {"job": self.id, "state": self.state, "message": self.message, **facts,
-                "eta": left if self.state == "training" else None}
+        with self.lock:
+            facts = self.record.facts(self.config.total_steps)
+            left = facts.pop("seconds_left")
+            return {"job": self.id, "name": self._facts["name"], "state": self.state,
+                    "message": "Its workflow waits in ComfyUI's queue." if self.awaited else self.message,
+                    "actions": self.actions, "position": self._queue.position(self), "sharing": self.sharing,
+                    "created": self._facts["created"], **facts, "eta": left if self.state == "training" else None}
 
-    # The thread
+    def details(self) -> dict[str, Any]:
+        """`status`, and what takes longer to find out."""
+        return {**self.status(), "losses": self.record.losses[-MOST_LOSSES:], "samples": self.folder.samples(),
+                "snapshots": self.folder.snapshots(), "disk_bytes": self.folder.bytes_used(),
+                "recipe": self.config.as_dict(), "dataset": self._facts["dataset"], "images": self._facts["images"],
+                "preview": bool(self.task and self.task.preview)}
 
-    def run(self) -> None:
-        """Trains from the newest state to the end. Never raises: a failure becomes the job's state."""
-        task = self._task
-        assert task is not None, "a job runs once"
-        try:
-            self._enter("preparing")
-            self._tell("Loading libraries")
-            load_all(packages_for(self.config))
-            self._train(task, Preparation(task, self._lease.step, self._tell, self._on_interrupt).run())
-        except (Stopped, Interrupted):
-            self._enter("stopped", "Stopped before training began. Queue again to start over.")
-        except Exception as err:
-            log.exception("LoRA training failed")
-            self._enter("failed", f"{type(err).__name__}: {err}")
-        finally:
-            self._trainer = self._task = None
+    # What a person does with it. Each raises Refused if it does not go with the state
+
+    def check(self, action: str) -> None:
+        """Raises Refused if the action does not go with the state."""
+        if reason := why_not(self, action):
+            raise Refused(reason)
+
+    def pause(self) -> None:
+        """After the step under way its state is saved, and others can train."""
+        self._wish_for("pause")
+
+    def stop(self) -> None:
+        """Ends after the step under way. What it learned is kept, and it can go on from there."""
+        self._wish_for("stop")
+
+    def discard(self) -> None:
+        """Ends after the step under way and forgets what it learned."""
+        self._wish_for("discard")
+
+    def save(self) -> None:
+        """Writes a state after the step under way."""
+        self._ask("save")
+
+    def sample(self) -> None:
+        """Draws the previews after the step under way."""
+        self._ask("sample")
+
+    def share(self, sharing: Sharing) -> None:
+        """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for no such rule."""
+        if sharing not in get_args(Sharing):
+            raise ValueError(f"policy must be one of {', '.join(get_args(Sharing))}, got {sharing!r}.")
+        with self.lock:
+            self.sharing = sharing
+            self._tell()
+
+    def lengthen(self, config: TrainConfig) -> None:
+        """Takes a recipe with more `extra_steps`; a training goes on by it after the step under way."""
+        with self.lock:
+            self.check("extend")
+            self.config = config
+            if self.graph:
+                self._take_graph(self.graph.changed({"extra_steps": config.extra_steps}))
+            if self.task:
+                self.task = self.task.extended(config)
+            if self.state in ("preparing", "training"):
+                self.wish = "extend"
+            self._tell()
+
+    def begin(self, task: Task | None = None, graph: Graph | None = None) -> None:
+        """Puts it in the queue, with a new task or the one it has."""
+        with self.lock:
+            if task:
+                self.task, self.prepared, self.config = task, None, task.config
+            if graph:
+                self._take_graph(graph)
+            self.awaited, self.interrupted = "", False
+            self.ended.clear()
+            self.enter("queued")
+            self._queue.put(self)
+
+    def attend(self, config: TrainConfig) -> None:
+        """Its workflow was queued again while it is active: it goes on, further if the recipe asks for that."""
+        with self.lock:
+            if config.total_steps > self.config.total_steps and not why_not(self, "extend"):
+                self.lengthen(config)
+
+    def not_coming(self, message: str) -> None:
+        """The prompt that was to bring the model back did not."""
+        with self.lock:
+            self.awaited, self.message = "", message or self.message
+            self._tell()
+
+    def interrupt(self) -> None:
+        """The program's stop button was pressed by somebody who meant this job."""
+        with self.lock:
+            self.interrupted = True
+            if not why_not(self, "stop"):
+                self._wish_for("stop")
+
+    def close(self) -> None:
+        """The program ends: pauses, and what waits for it goes no further."""
+        with self.lock:
+            self.closing = True
+            if not why_not(self, "pause"):
+                self._wish_for("pause")
+
+    # What the training thread asks of it
+
+    def takes(self, name: str) -> bool:
+        """Whether this was asked for; it is then no longer."""
+        with self.lock:
+            return name in self.asked and not self.asked.remove(name)
+
+    def enter(self, state: State, message: str = "") -> None:
+        """Changes the state, here and on disk."""
+        with self.lock:
+            self.state, self.message = state, message
+            if state not in ("preparing", "training"):
+                self.wish = None
+                self.asked.clear()
+            log.info("LoRA training %s: %s %s", self.id, state, message)
+            self._tell()
+
+    def rest(self, state: State, message: str) -> None:
+        """It neither trains nor waits any more. What is paused keeps its model, to go on at once."""
+        with self.lock:  # whoever sees the new state may queue it again
+            self.enter(state, message)
+            if state != "paused":
+                self.task = self.prepared = None
+            self.cut_short += state != "done"
             self.ended.set()
 
-    def restore(self) -> bool:
-        """Instead of running: takes up the result of an earlier process. False if that run did not reach its end."""
-        facts = self.folder.read_job()
-        extended = facts is not None and facts["recipe"] != self.config.as_dict()
-        if not facts or facts["state"] != "done" or (extended and facts["step"] < self.config.total_steps):
-            return False
-        if self.folder.read_lora("last") is None:
-            return False
-        self.record.read()
-        self.state, self.message, self._task = "done", facts["message"], None
-        self.ended.set()
-        return True
+    def forget(self) -> None:
+        """Drops what was learned, for good."""
+        with self.lock:
+            step = self.record.step
+            with self.record.nothing_lost("What was learned could not be removed"):
+                self.folder.discard()
+                self.folder.create()
+            self.record, self.unwritten = Record(self.folder), None
+            self.rest("stopped", f"Stopped at step {step}, and what was learned was discarded. Resume to start over.")
 
-    def _train(self, task: Task, prepared: Prepared) -> None:
-        with self._lease.step():
-            trainer = Trainer(task.host, task.config, prepared.train, task.start)
-            done = state.load_newest(self.folder.states, trainer)
-        self.record.read(up_to=done)
-        self._trainer = trainer
-        self._enter("training", f"Going on from step {done}." if done else "")
-        look = Look(task.preview, prepared, HeldOut(prepared.held_out))
-        if not done:
-            self._look(trainer, look)
-        try:
-            while trainer.steps_done < self.config.total_steps and not self._stop.is_set() and not self._stalled:
-                self.record.add_step(*self._step(trainer))
-                self._notify("progress", self.status())
-                self._look(trainer, look)
-                if trainer.steps_done % self.config.save_every == 0:
-                    self._save(trainer)
-        except NotFinite:
-            raise
-        except Exception:
-            trainer.discard_step()
-            self._save(trainer)
-            raise
-        self._finish(trainer)
+    def where(self, what: str, then: str) -> str:
+        """A sentence on how far it came."""
+        if self.closing:
+            what, then = "ComfyUI was closed", "Resume to go on."
+        step, total = self.record.step, self.config.total_steps
+        return f"{what} {f'at step {step} of {total}' if step else 'before training began'}. {then}"
 
-    @contextlib.contextmanager
-    def _turn(self, trainer: Trainer) -> Iterator[None]:
-        """The lease, with the model on its device and nothing but its own patches on it."""
-        with self._lease.step() as disturbed:
-            if disturbed or self._stale:
-                trainer.host.load(trainer.room)
-                self._stale = False
-            yield
-
-    def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
-        with self._turn(trainer):
-            began = time.perf_counter()
-            return trainer.step(), time.perf_counter() - began
-
-    def _look(self, trainer: Trainer, look: Look) -> None:
-        """Held-out loss and preview pictures, when they are due: at the start, every so often, and at the end."""
-        step, last = trainer.steps_done, trainer.steps_done == self.config.total_steps
-        if look.held_out.batches and (step % self.config.validate_every == 0 or last):
-            self._validate(trainer, look.held_out)
-        if look.preview and (step % look.preview.every == 0 or last or self._stalled):
-            self._sample(trainer, look.preview, look.prepared)
-
-    def _validate(self, trainer: Trainer, held_out: HeldOut) -> None:
-        if self.record.held_out.base is None and (base := self._measure(trainer, held_out, base=True)) is not None:
-            self.record.add_base(base)
-        loss = self._measure(trainer, held_out)
-        if loss is not None and self.record.add_held_out(loss):
-            with self._turn(trainer):
-                lora = self._as_lora(trainer)
-            with self.record.nothing_lost("The best LoRA could not be written to the job's folder"):
-                self.folder.write_lora(lora, "best")
-        self._notify("progress", self.status())
-
-    def _measure(self, trainer: Trainer, held_out: HeldOut, *, base: bool = False) -> float | None:
-        """The mean held-out loss; None if the job was told to stop meanwhile."""
-        losses: list[float] = []
-        for batch in held_out.batches:
-            if self._stop.is_set():
-                return None
-            with self._turn(trainer):
-                losses += held_out.losses(trainer, batch, base=base)
-        return statistics.fmean(losses)
-
-    @property
-    def _stalled(self) -> bool:
-        """Whether the held-out loss has found no new best for as long as the recipe waits."""
-        patience = self.config.early_stop_patience
-        return 0 < patience <= self.record.held_out.since_best
-
-    def _sample(self, trainer: Trainer, preview: Preview, prepared: Prepared) -> None:
-        """A round of previews. One that fails is reported; training goes on."""
-        step, self._stale = trainer.steps_done, True
-        try:
-            with self._lease.step():
-                draw = trainer.host.sampler(trainer.lora())
-            for index, prompt in enumerate(preview.prompts):
-                if self._stop.is_set():
-                    return
-                with self._lease.step():
-                    image = draw(prepared.texts[prompt], prepared.texts[preview.negative], preview.settings)
-                name = self.folder.write_sample(step, index, image, prompt)
-                self._notify("sample", {"step": step, "index": index, "prompt": prompt, "file": name})
-        except Interrupted as err:
-            self._on_interrupt(err)
-        except Exception as err:
-            log.exception("A preview failed")
-            self.record.warn(f"The preview at step {step} failed ({err}). Training goes on.")
-
-    def _save(self, trainer: Trainer) -> None:
-        with self.record.nothing_lost("The state could not be saved"):
-            state.save(self.folder.states, trainer)
-            self._write_job()
-
-    def _finish(self, trainer: Trainer) -> None:
-        step, total = trainer.steps_done, self.config.total_steps
-        self._enter("finishing")
-        self._save(trainer)
-        if step:
-            with self._turn(trainer):
-                self._unwritten = self._as_lora(trainer)
-            with self.record.nothing_lost("The LoRA could not be written to the job's folder"):
-                self.folder.write_lora(self._unwritten, "last")
-                self._unwritten = None
-        best = self.record.held_out.best
-        if step >= total:
-            self._enter("done", f"Trained {step} steps.")
-        elif self._stalled and best:
-            self._enter("done", f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step "
-                                f"{best[0]}.")
-        else:
-            self._enter("stopped", f"Stopped at step {step} of {total}. Queue again to go on.")
-
-    # Telling
-
-    def _as_lora(self, trainer: Trainer) -> Lora:
-        about = metadata(self.config, self.dataset, trainer.host.family, trainer.steps_done,
-                         self.folder.newest_sample())
-        return Lora(trainer.lora(), about)
-
-    def _on_interrupt(self, err: Interrupted) -> None:
-        """The program's stop button: meant for us if a prompt waits for us, else for a prompt that waits for the
-        lease."""
-        if self.waited_for:
-            self.interrupted = True
-            self.stop()
-            if self.state == "preparing":
-                raise err
-        elif self._lease.prompt_is_waiting and self._task:
-            self._task.host.hand_back_interrupt()
-
-    def _tell(self, message: str) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        self.message = message
-        self._notify("progress", self.status())
-
-    def _enter(self, state: State, message: str = "") -> None:
-        self.state, self.message = state, message
+    def write(self) -> None:
+        """Replaces `job.json`."""
+        self._facts |= {"state": self.state, "message": self.message, "step": self.record.step,
+                        "recipe": self.config.as_dict(), "sharing": self.sharing,
+                        "changed": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
         with self.record.nothing_lost("The job's state could not be written"):
-            self._write_job()
-        log.info("LoRA training %s: %s %s", self.id, state, message)
-        self._notify("progress", self.status())
+            self.folder.write_job(self._facts)
 
-    def _write_job(self) -> None:
-        self.folder.write_job({
-            "id": self.id, "fingerprint": self.fingerprint, "state": self.state, "message": self.message,
-            "step": self.record.step, "changed": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "recipe": self.config.as_dict(), "dataset": str(self.dataset.folder),
-            "images": len(self.dataset.items),
-        })
+    def _wish_for(self, wish: Wish) -> None:
+        with self.lock:
+            self.check(wish)
+            if self.state == "paused" or (self.state == "queued" and self._queue.remove(self)):
+                self._end_now(wish)
+            else:
+                self.wish, self.message = wish, f"About to {wish}, after this step."
+                self.notify("progress", self.status())
 
-    def _notify(self, event: str, facts: dict[str, Any]) -> None:
+    def _end_now(self, wish: Wish) -> None:
+        """Outside the training thread."""
+        if wish == "pause":
+            self.rest("paused", self.where("Paused", "Resume to go on."))
+        elif wish == "discard":
+            self.forget()
+        else:
+            with self.record.nothing_lost("The LoRA could not be written to the job's folder"):
+                self.folder.keep_lora(self.unwritten)
+            self.rest("stopped", self.where("Stopped", "Queue again to go on."))
+
+    def _ask(self, name: str) -> None:
+        with self.lock:
+            self.check(name)
+            self.asked.add(name)
+            self._tell()
+
+    def _tell(self) -> None:
+        self.write()
+        self.notify("progress", self.status())
+
+    def _take_graph(self, graph: Graph) -> None:
+        self.graph = graph
+        with self.record.nothing_lost("The workflow could not be written to the job's folder"):
+            self.folder.write_graph(graph)
+
+    def notify(self, event: str, facts: dict[str, Any]) -> None:
+        """Tells all listeners. What goes wrong with them is no matter of the training's."""
         for listener in list(self.listeners):
-            listener(event, {"job": self.id, **facts})
+            try:
+                listener(event, {"job": self.id, **facts})
+            except Exception:
+                log.exception("A listener to LoRA training %s failed", self.id)

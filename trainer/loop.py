@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ from .rounding import rounded_step
 
 MOST_SKIPPED = 5
 """Steps in a row that may be skipped because their numbers are not finite."""
+MOST_DISTURBED = 10
+"""Times in a row that the model may be taken away from what is being computed."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,10 @@ class Example:
     """Factor on its loss; below 0 it is unlearned."""
     mask: Tensor | None = None
     """What counts of it: (H, W) in 0…1."""
+    others: Sequence[tuple[Tensor, Tensor | None]] = ()
+    """Its latents and masks in other views, of the same shapes."""
+    caption_dropout: float = 0.0
+    """How often its caption is left out."""
     blank: Text | None = None
     """What takes the caption's place when it is dropped."""
     preserved: Text | None = None
@@ -115,9 +124,7 @@ class Trainer:
         """One optimizer update. Where loss or gradients are no numbers it is skipped; raises NotFinite if that happens
         `MOST_SKIPPED` times in a row."""
         config = self.config
-        first = self.steps_done * config.gradient_accumulation_steps
-        losses = [self._micro_batch(k) for k in range(first, first + config.gradient_accumulation_steps)]
-        loss = sum(losses) / len(losses)
+        loss = steadily(self, self._gradients)
         norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
         rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
@@ -133,6 +140,12 @@ class Trainer:
             self.averaged.update()
         return StepResult(loss, norm, rate, skipped)
 
+    def _gradients(self) -> float:
+        """Those of the next step, and its mean loss. Can be called again."""
+        self.optimizer.zero_grad()
+        count = self.config.gradient_accumulation_steps
+        return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
+
     def _count_skipped(self, value: float, rate: float) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
@@ -144,7 +157,7 @@ class Trainer:
     def _micro_batch(self, k: int) -> float:
         """Adds the gradients of micro-batch k, and gives its mean loss."""
         config = self.config
-        chosen = [self.examples[i] for i in self.batches[k]]
+        chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
         draw = generator(config.seed, "micro-batch", k)
         tokens = latents[0, 0].numel() // PATCH**2
@@ -172,11 +185,18 @@ class Trainer:
                                    generator(config.seed, "window", window))
         return whole[place * config.batch_size:][:count]
 
+    def _shown(self, chosen: list[Example], k: int) -> list[Example]:
+        """Each image in one of its views."""
+        draw = generator(self.config.seed, "views", k)
+        drawn = [int(torch.randint(len(e.others) + 1, (), generator=draw)) for e in chosen]
+        return [replace(e, latents=e.others[i - 1][0], mask=e.others[i - 1][1]) if i else e
+                for e, i in zip(chosen, drawn, strict=True)]
+
     def _texts(self, chosen: list[Example], k: int) -> list[Text]:
         """A caption for each image: one of its variants, or the empty one."""
         draw, texts = generator(self.config.seed, "captions", k), []
         for example in chosen:
-            dropped = torch.rand((), generator=draw).item() < self.config.caption_dropout
+            dropped = torch.rand((), generator=draw).item() < example.caption_dropout
             variant = int(torch.randint(len(example.texts), (), generator=draw))
             texts.append(example.blank if dropped and example.blank is not None else example.texts[variant])
         return texts
@@ -239,3 +259,20 @@ class Trainer:
         """The LoRA as it is now, for ComfyUI's loader; a copy on the CPU."""
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
+
+
+def steadily(trainer: Trainer, work: Callable[[], Result]) -> Result:
+    """The result of `work` on a model that stayed as it was loaded. ComfyUI's "unload models" takes no lease: if it
+    came in between, the model is loaded again and the work done again. Raises RuntimeError if that does not end."""
+    for _ in range(MOST_DISTURBED):
+        try:
+            result = work()
+        except Exception:
+            if trainer.host.undisturbed():
+                raise
+        else:
+            if trainer.host.undisturbed():
+                return result
+        trainer.host.load(trainer.room)
+    raise RuntimeError(f"The model was unloaded during {MOST_DISTURBED} steps in a row. Something keeps asking ComfyUI "
+                       "to free its memory; stop that, and resume the job.")

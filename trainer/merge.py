@@ -5,7 +5,6 @@ Shapes: I input width, O output width, R rank.
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Callable
@@ -173,7 +172,6 @@ def metadata(parts: list[Part], rank: int, changes: dict[str, Change]) -> dict[s
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "flux-1-dev/lora",
         "modelspec.implementation": "https://github.com/black-forest-labs/flux",
-        "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "modelspec.merged_from": ", ".join(part.name for part in parts),
         "modelspec.trigger_phrase": ", ".join(triggers),
         "modelspec.usage_hint": f"Trigger word: {', '.join(triggers)}" if triggers else "",

@@ -19,7 +19,7 @@ def require(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as err:
         package = (err.name or name).split(".")[0].replace("_", "-")  # as PyPI spells names
-        raise RuntimeError(f"LoRA training needs the Python package '{package}', which is not installed. Install it, "
+        raise RuntimeError(f"This needs the Python package '{package}', which is not installed. Install it, "
                            f'then restart ComfyUI:\n"{sys.executable}" -m pip install {package}') from err
 
 

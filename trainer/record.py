@@ -11,6 +11,7 @@ from typing import Any
 
 from .folder import JobFolder
 from .loop import StepResult
+from .tensorboard import Board
 from .validation import Curve
 
 log = logging.getLogger(__name__)
@@ -28,16 +29,18 @@ class Record:
         self.held_out = Curve()
         self.warnings: list[str] = []
         self._seconds: deque[float] = deque(maxlen=20)
+        self._board: Board | None = None
 
     def read(self, up_to: int | None = None) -> None:
         """Takes up what an earlier process recorded; with `up_to`, drops for good what came after that step."""
         lines = self._folder.metrics()
         if up_to is not None:
+            self._board = Board(self._folder.path, up_to)
             lines = [line for line in lines if up_to and line["step"] <= up_to]
             with self.nothing_lost("The metrics could not be rewritten"):
                 self._folder.rewind_metrics(up_to)
         steps = [line for line in lines if "loss" in line]
-        self.step = up_to if up_to is not None else len(steps)
+        self.step = up_to if up_to is not None else max((line["step"] for line in steps), default=0)
         self.losses = [line["loss"] for line in steps if line["loss"] is not None]
         self.skipped = len(steps) - len(self.losses)
         bases = [line["validation_base"] for line in lines if "validation_base" in line]
@@ -72,6 +75,13 @@ class Record:
     def _append(self, facts: dict[str, Any]) -> None:
         with self.nothing_lost("The metrics could not be recorded"):
             self._folder.append_metrics(facts)
+            if self._board:
+                self._board.add(facts)
+
+    @property
+    def step_seconds(self) -> float:
+        """How long a step takes; 0 before the first one of this process."""
+        return statistics.median(self._seconds) if self._seconds else 0.0
 
     @contextlib.contextmanager
     def nothing_lost(self, what: str) -> Iterator[None]:
@@ -95,6 +105,6 @@ class Record:
             "step": self.step, "steps": total, "skipped": self.skipped, "learning_rate": self.learning_rate,
             "loss": statistics.fmean(self.losses[-20:]) if self.losses else None,
             "validation": curve.points, "validation_base": curve.base, "best": curve.best,
-            "seconds_left": round((total - self.step) * statistics.median(self._seconds)) if self._seconds else None,
+            "seconds_left": round((total - self.step) * self.step_seconds) if self._seconds else None,
             "warnings": [*self.warnings, *([overfitting] if overfitting else [])],
         }

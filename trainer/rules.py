@@ -20,10 +20,10 @@ _CHOICES: dict[str, Any] = {
     "timestep_sampling": choices.TimestepSampling, "loss": choices.Loss, "huber_schedule": choices.HuberSchedule,
     "caption_shuffle": choices.CaptionShuffle}
 _AT_LEAST = {
-    "steps": 1, "rank": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "save_every": 1, "validate_every": 1,
-    "lr_cycles": 1, "caption_variants": 1, "extra_steps": 0, "alpha": 0, "weight_decay": 0, "lr_warmup_steps": 0,
-    "lr_decay_steps": 0, "max_grad_norm": 0, "guidance": 0, "seed": 0, "held_out": 0, "early_stop_patience": 0,
-    "prior_weight": 0, "preservation_weight": 0, "keep_tokens": 0, "lokr_factor": -1}
+    "steps": 1, "rank": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "save_every": 1, "keep_states": 1,
+    "validate_every": 1, "lr_cycles": 1, "caption_variants": 1, "extra_steps": 0, "alpha": 0, "weight_decay": 0,
+    "lr_warmup_steps": 0, "lr_decay_steps": 0, "max_grad_norm": 0, "guidance": 0, "seed": 0, "held_out": 0,
+    "early_stop_patience": 0, "prior_weight": 0, "preservation_weight": 0, "keep_tokens": 0, "lokr_factor": -1}
 _BELOW_ONE = ("dropout", "rank_dropout", "module_dropout", "ema_decay")
 _SHARES = ("caption_dropout", "unmasked_weight")
 _POSITIVE = ("timestep_std", "timestep_shift", "huber_c", "lora_plus_ratio", "lr_power")

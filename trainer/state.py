@@ -1,7 +1,9 @@
-"""States a run can go on from: adapter, optimizer, schedule, averages and counts, in safetensors and JSON."""
+"""States a run can go on from: adapter, optimizer, schedule, averages and counts, in safetensors and JSON; beside them
+the LoRA of that step, to be used."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -9,48 +11,72 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .adapters import load_weights, weights
-from .files import creating_folder
+from .export import Lora
+from .files import creating_folder, remove_folder, save_tensors
 from .loop import Trainer
 from .optimizer_state import load_optimizer_state, load_schedule_state, optimizer_state, schedule_state
 
 log = logging.getLogger(__name__)
 
-KEEP = 2
-"""Newest states kept of a run."""
 PARTS = ("adapter", "optimizer", "average")
 """The safetensors files of a state."""
 
 
-def save(folder: Path, trainer: Trainer) -> Path:
-    """Writes `folder/step_000500` whole or not at all, then removes the oldest. Raises OSError if it cannot."""
+def size(trainer: Trainer) -> int:
+    """Bytes of a state, about: the adapter twice (once as a LoRA), its optimizer's state, its average."""
+    held = [*trainer.params, *trainer.params, *trainer.averaged.state()[0].values(),
+            *(v for entry in trainer.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor))]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def room(folder: Path, trainer: Trainer) -> int:
+    """Bytes that a training will still write: its states, and one more while the newest replaces the oldest. Optimizers
+    keep two values for each of the adapter's, in its type or in 8 bits."""
+    adapter = sum(p.numel() * p.element_size() for p in trainer.params)
+    moments = sum(2 * p.numel() for p in trainer.params) if "8bit" in trainer.config.optimizer else 2 * adapter
+    written = sum(file.stat().st_size for path in _states(folder) for file in path.iterdir())
+    return max(0, (2 * adapter + moments) * (trainer.config.keep_states + 1) - written)
+
+
+def save(folder: Path, trainer: Trainer, lora: Lora | None, keep: int) -> Path:
+    """Writes `folder/step_000500` whole or not at all, then removes all but the newest `keep`. Raises OSError if it
+    cannot."""
     path = folder / f"step_{trainer.steps_done:06}"
     with trainer.averaged.lock:
         tensors, numbers = _take(trainer)
     with creating_folder(path) as temporary:
         for part in PARTS:
-            save_file(tensors[part], temporary / f"{part}.safetensors")
+            save_tensors(temporary / f"{part}.safetensors", tensors[part])
+        if lora is not None:
+            save_tensors(temporary / "lora.safetensors", dict(lora), lora.metadata)
         (temporary / "state.json").write_text(json.dumps(numbers), encoding="utf-8")
-    for old in _states(folder)[:-KEEP]:
+    for old in _states(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def load_newest(folder: Path, trainer: Trainer) -> int:
-    """Puts the newest readable state into a new trainer and gives its step count; 0 if there is none."""
+def load_newest(folder: Path, trainer: Trainer) -> list[str]:
+    """Puts the newest readable state into a new trainer, if there is one, and gives the names of those that were not
+    readable. They are removed: else they would push out the good ones that are written from now on."""
+    unreadable = []
     for path in reversed(_states(folder)):
         try:
             numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
         except (OSError, ValueError, SafetensorError) as err:
             log.warning("The state in %s cannot be read (%s); the one before it is taken", path, err)
+            unreadable.append(path)
             continue
         _put(trainer, tensors, numbers)
-        return trainer.steps_done
-    return 0
+        break
+    for path in unreadable:
+        with contextlib.suppress(OSError):
+            remove_folder(path)
+    return [path.name for path in unreadable]
 
 
 def _take(trainer: Trainer) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -1,38 +1,44 @@
-"""What a job is asked to do, and the first thing it does about it: turning pictures and captions into examples."""
+"""What a job is asked to do."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .data import images, masks
-from .data.captions import variants, with_class
-from .data.dataset import Dataset, Item
-from .host import Host, Interrupted, SampleSettings, Text
-from .loop import Example
-from .objective import generator
+from .data.cache import Cache
+from .data.captions import with_class
+from .data.dataset import Dataset
+from .host import Host, SampleSettings
 
-Source = TypeVar("Source")
-Encoded = TypeVar("Encoded")
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture to draw."""
+
+    prompt: str
+    negative: str
+    settings: SampleSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """Pictures to draw while training."""
 
-    prompts: tuple[str, ...]
-    negative: str
+    samples: tuple[Sample, ...]
     every: int
     """Steps between rounds; there is one before the first step and one after the last."""
-    settings: SampleSettings
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every prompt and negative prompt."""
+        return tuple(text for sample in self.samples for text in (sample.prompt, sample.negative))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,15 @@ class Task:
     """Images of the class, for prior preservation."""
     start: dict[str, Tensor] | None = None
     """A LoRA to go on from."""
+    cache: Cache | None = None
+    """Where encoded pictures and captions are kept for the next time."""
 
     def __post_init__(self) -> None:
+        learned, others = self.dataset.without_regularization()
+        if others:
+            both = replace(others, items=others.items + (self.regularization.items if self.regularization else ()))
+            object.__setattr__(self, "dataset", learned)
+            object.__setattr__(self, "regularization", both)
         if problems := self._problems():
             raise ValueError("This cannot be trained:\n" + "\n".join(f"- {p}" for p in problems))
         if self.config.held_out:
@@ -87,97 +100,37 @@ class Task:
                              "what they teach would be held back. Write it into them, or empty preservation_class.")
         return found
 
-    def fingerprint(self) -> str:
-        """Equal for tasks that train the same LoRA: same base, recipe and data. Extending it changes nothing."""
-        whole = [self.host.fingerprint(), self.config.identity(), self.dataset.fingerprint()]
+    def fingerprints(self) -> dict[str, str]:
+        """Of each thing that makes it another training if it changes. Extending a training changes none."""
+        parts = {"model": self.host.fingerprint(), "recipe": _digest(self.config.identity()),
+                 "images and captions": self.dataset.fingerprint()}
         if self.regularization:
-            whole.append(self.regularization.fingerprint())
+            parts["regularization images"] = self.regularization.fingerprint()
         if self.start:
-            whole.append([(name, hashlib.sha256(raw_bytes(self.start[name])).hexdigest())
-                          for name in sorted(self.start)])
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+            parts["LoRA that it starts from"] = _digest(
+                [(name, hashlib.sha256(raw_bytes(self.start[name])).hexdigest()) for name in sorted(self.start)])
+        return parts
+
+    def fingerprint(self) -> str:
+        """Equal for tasks that train the same LoRA: same base, recipe and data."""
+        return fingerprint(self.fingerprints())
+
+    def extended(self, config: TrainConfig) -> Task:
+        """The same task with a longer recipe."""
+        task = copy.copy(self)
+        object.__setattr__(task, "config", config)
+        return task
+
+
+def fingerprint(parts: dict[str, str]) -> str:
+    """One for all of a task's."""
+    return _digest(parts)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
     """What a tensor holds, in whatever type."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A task's data as the transformer takes it."""
-
-    train: list[Example]
-    held_out: list[Example]
-    texts: dict[str, Text]
-    """Every caption and prompt."""
-
-
-class Preparation:
-    """Encodes a task's captions and pictures, each once and each under a lease of its own, so that prompts can run in
-    between and CLIP and VAE are free to leave the device before training starts."""
-
-    def __init__(self, task: Task, hold: Callable[[], AbstractContextManager[Any]], tell: Callable[[str], None],
-                 on_interrupt: Callable[[Interrupted], None]) -> None:
-        """`tell` hears what is being done before each item and may raise to end the work. `on_interrupt` raises if the
-        person meant us; if it returns, the item that was cut short is encoded again."""
-        self._task, self._hold, self._tell, self._on_interrupt = task, hold, tell, on_interrupt
-
-    def run(self) -> Prepared:
-        """All of it. Raises what `tell` and `on_interrupt` raise."""
-        task, host = self._task, self._task.host
-        train, others, held_out = (d.items if d else () for d in (task.dataset, task.regularization, task.validation))
-        prompts = (*task.preview.prompts, task.preview.negative) if task.preview else ()
-        captions = [c for item in (*train, *others) for c in self._captions(item)] + [i.caption for i in held_out]
-        preserved = [self._preserved(item) for item in train] if task.config.preservation_weight else []
-        blank = [""] if task.config.caption_dropout else []
-        texts = self._encode("captions", {c: c for c in (*captions, *preserved, *blank, *prompts)}, host.encode_text)
-        pictures = {(i.digest, i.bucket): i.path for i in (*train, *others, *held_out)}
-        latents = self._encode("images", {k: (p, k[1]) for k, p in pictures.items()},
-                               lambda source: host.encode_image(images.load(*source)))
-        examples = [self._example(item, latents[item.digest, item.bucket], texts) for item in (*train, *others)]
-        learned = [self._learned(e, item, texts) for e, item in zip(examples, train, strict=False)]
-        kept = [Example(latents[item.digest, item.bucket], [texts[item.caption]]) for item in held_out]
-        return Prepared(learned + self._in_proportion(learned, examples[len(train):]), kept, texts)
-
-    def _captions(self, item: Item) -> list[str]:
-        """A caption in every order that is trained."""
-        config = self._task.config
-        return variants(item.caption, config.caption_shuffle, config.keep_tokens, config.caption_variants,
-                        generator(config.seed, "variants", item.digest))
-
-    def _preserved(self, item: Item) -> str:
-        """The caption whose answer must not change."""
-        task, word = self._task, self._task.config.preservation_class
-        return with_class(item.caption, task.dataset.trigger_word, word) if word else ""
-
-    def _example(self, item: Item, latents: Tensor, texts: dict[str, Text]) -> Example:
-        mask = masks.to_latents(masks.load(item), (latents.shape[1], latents.shape[2])) if item.mask else None
-        return Example(latents, [texts[c] for c in self._captions(item)], item.num_repeats, item.weight, mask,
-                       blank=texts[""] if self._task.config.caption_dropout else None)
-
-    def _learned(self, example: Example, item: Item, texts: dict[str, Text]) -> Example:
-        """What sets an image to learn from, or to unlearn, apart from a regularization image."""
-        config = self._task.config
-        return replace(example, weight=-item.weight if config.erase else item.weight,
-                       preserved=texts[self._preserved(item)] if config.preservation_weight else None)
-
-    def _in_proportion(self, learned: list[Example], others: list[Example]) -> list[Example]:
-        """Regularization images, as many as there are to learn from, repeats counted; each in turn."""
-        if not others:
-            return []
-        rounds, rest = divmod(sum(e.num_repeats for e in learned), len(others))
-        return [replace(e, num_repeats=rounds + (i < rest), weight=self._task.config.prior_weight * e.weight)
-                for i, e in enumerate(others) if rounds + (i < rest)]
-
-    def _encode(self, what: str, sources: dict[Any, Source], encode: Callable[[Source], Encoded]) -> dict[Any, Encoded]:
-        encoded: dict[Any, Encoded] = {}
-        for key, source in sources.items():
-            while key not in encoded:
-                self._tell(f"Encoding {what}: {len(encoded) + 1} of {len(sources)}")
-                try:
-                    with self._hold():
-                        encoded[key] = encode(source)
-                except Interrupted as err:
-                    self._on_interrupt(err)
-        return encoded

@@ -15,31 +15,35 @@ from .loop import Example, Trainer
 from .objective import generator
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
-BATCH = 8
 WORSE = 0.02
 """How much the held-out loss must rise above its best to be called a rise."""
 
 
-class HeldOut:
-    """A held-out set, measured a batch at a time. With an untrained LoRA its loss is the base model's."""
+Part = tuple[list[int], float]
+"""Images that are measured together, and their noise level."""
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+
+class HeldOut:
+    """A held-out set, measured a part at a time, which takes less time and memory than a training step of as many
+    images. With an untrained LoRA its loss is the base model's."""
+
+    def __init__(self, examples: Sequence[Example], batch_size: int) -> None:
         self._examples = examples
         groups: dict[tuple, list[int]] = {}
         for index, example in enumerate(examples):
             groups.setdefault(tuple(example.latents.shape), []).append(index)
-        self.batches = [group[i:i + BATCH] for group in groups.values() for i in range(0, len(group), BATCH)]
+        batches = [group[i:i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+        self.parts: list[Part] = [(batch, sigma) for batch in batches for sigma in SIGMAS]
 
-    def losses(self, trainer: Trainer, batch: list[int], *, base: bool = False) -> list[float]:
-        """The mean squared error of each image of a batch at each of `SIGMAS`; `base`: without the adapter."""
+    def losses(self, trainer: Trainer, part: Part, *, base: bool = False) -> list[float]:
+        """The mean squared error of each image of a part; `base`: without the adapter."""
+        batch, sigma = part
         latents = torch.stack([self._examples[i].latents for i in batch])
-        texts, found = [self._examples[i].texts[0] for i in batch], []
+        texts = [self._examples[i].texts[0] for i in batch]
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=generator(0, "held-out", i, str(sigma)))
+                             for i in batch])
         with disabled(trainer.view) if base else contextlib.nullcontext():
-            for sigma in SIGMAS:
-                noise = torch.stack([torch.randn(latents.shape[1:], generator=generator(0, "held-out", i, str(sigma)))
-                                     for i in batch])
-                found += trainer.errors(latents, noise, torch.full((len(batch),), sigma), texts).tolist()
-        return found
+            return trainer.errors(latents, noise, torch.full((len(batch),), sigma), texts).tolist()
 
 
 @dataclass

@@ -9,15 +9,19 @@ const ALWAYS_SHOWN = "Comfy.Node.AlwaysShowAdvancedWidgets";
 /** Gives a node with more than a few advanced inputs a button that shows them. `showAdvanced` is Nodes 2.0's own state:
  * it is saved with the workflow. The button must follow all inputs, for their values are saved by position. */
 export function addFold(node) {
-  const rare = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
-  if (rare.length <= FEW || app.extensionManager.setting.get(ALWAYS_SHOWN)) return;
-  const defaults = new Map(rare.map((widget) => [widget, widget.value]));
+  const defaults = new Map();
+  const rare = () => { // LoRA Captioner's engines have inputs of their own, which come and go
+    const found = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
+    for (const widget of found) if (!defaults.has(widget)) defaults.set(widget, widget.value);
+    return found;
+  };
+  if (rare().length <= FEW || app.extensionManager.setting.get(ALWAYS_SHOWN)) return;
   const fold = () => {
     const linked = new Set(node.inputs.filter((slot) => slot.link != null).map((slot) => slot.widget?.name));
-    for (const widget of rare) hide(widget, !node.showAdvanced && !linked.has(widget.name));
+    for (const widget of rare()) hide(widget, !node.showAdvanced && !linked.has(widget.name));
   };
   const toggle = () => {
-    node.showAdvanced = rare.some((widget) => widget.hidden);
+    node.showAdvanced = rare().some((widget) => widget.hidden);
     const grown = resize(node, fold);
     // Else a node that is folded from its far end would be out of sight.
     if (node.pos[1] < app.canvas.ds.visible_area[1]) app.canvas.ds.offset[1] -= Math.min(grown, 0);
@@ -25,7 +29,7 @@ export function addFold(node) {
   const button = node.addWidget("button", "advanced", null, toggle, { serialize: false, canvasOnly: true });
   button.serialize = false;
   // Read anew each time it is drawn: the panel on the right changes values of inputs that are hidden here.
-  Object.defineProperty(button, "label", { get: () => caption(rare, defaults), set() {} });
+  Object.defineProperty(button, "label", { get: () => caption(rare(), defaults), set() {} });
   after(node, "onConfigure", fold);
   after(node, "onConnectionsChange", fold);
   after(node, "onDrawForeground", fold); // showAdvanced may have changed in Nodes 2.0, which draws no canvas

@@ -5,12 +5,11 @@ import { addElement } from "./widget.mjs?v=1";
 
 export function addGallery(node) {
   const element = addElement(node, "gallery", 160);
-  element.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains.</span>`;
   const rounds = new Map();
   node.livelora = {
     clear() {
       rounds.clear();
-      element.replaceChildren();
+      element.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains.</span>`;
     },
     add({ job, step, file, prompt }) {
       if (!rounds.size) element.replaceChildren();
@@ -26,6 +25,7 @@ export function addGallery(node) {
       round.style.gridTemplateColumns = `repeat(${Math.min(4, round.childElementCount)}, 1fr)`;
     },
   };
+  node.livelora.clear();
 }
 
 function addRound(element, step) {
@@ -38,10 +38,9 @@ function addRound(element, step) {
   return round;
 }
 
-/** Shows all pictures of a job anew: file names read step_000100_00.png. */
+/** Shows all pictures of a job anew, none if there is no such job: file names read step_000100_00.png. */
 export async function showSamples(node, job) {
   const facts = await getJob(job);
-  if (!facts) return;
   node.livelora.clear();
-  for (const file of facts.samples) node.livelora.add({ job, step: Number(file.split("_")[1]), file });
+  for (const file of facts?.samples ?? []) node.livelora.add({ job, step: Number(file.split("_")[1]), file });
 }

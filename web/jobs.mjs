@@ -1,22 +1,38 @@
 // The one place that talks to the server: jobs over HTTP, their events over ComfyUI's websocket.
 // @ts-check
+import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+
+const JOBS = "/livelora/jobs";
+/** What may queue the job's workflow again; this browser then hears how that goes. */
+const QUEUING = ["resume", "extend", "duplicate"];
+
+/** Every job, oldest first; none if the server cannot tell. */
+export async function listJobs() {
+  const answer = await api.fetchApi(JOBS);
+  return answer.ok ? answer.json() : [];
+}
 
 /** A job as the server tells it; null if it knows none of that id. */
 export async function getJob(job) {
   if (!job) return null;
-  const answer = await api.fetchApi(`/livelora/jobs/${encodeURIComponent(job)}`);
+  const answer = await api.fetchApi(address(job));
   return answer.ok ? answer.json() : null;
 }
 
-/** Ends a job after the step under way. */
-export function stopJob(job) {
-  return api.fetchApi(`/livelora/jobs/${encodeURIComponent(job)}/stop`, { method: "POST" });
+/** Does something with a job and gives the server's answer. If it is refused, tells the person why and gives null. */
+export async function act(job, action, body = {}) {
+  const client = QUEUING.includes(action) && api.clientId ? { client_id: api.clientId } : {};
+  const request = { method: "POST", body: JSON.stringify({ ...body, ...client }) };
+  const answer = await api.fetchApi(`${address(job)}/${action}`, request).catch(() => null);
+  if (!answer) return tell("ComfyUI does not answer. See whether it still runs, then try again.");
+  const facts = await answer.json().catch(() => ({}));
+  return answer.ok ? facts : tell(facts.error ?? `ComfyUI refused (${answer.status}). Its log may say why.`);
 }
 
 /** Address of a preview picture. */
 export function sampleUrl(job, file) {
-  return api.apiURL(`/livelora/jobs/${encodeURIComponent(job)}/samples/${encodeURIComponent(file)}`);
+  return api.apiURL(`${address(job)}/samples/${encodeURIComponent(file)}`);
 }
 
 /** Calls back with the facts of every `livelora.<name>` event. */
@@ -27,4 +43,13 @@ export function onEvent(name, callback) {
 /** Events are not replayed: after a break of the connection everything is asked for again. */
 export function onReconnected(callback) {
   api.addEventListener("reconnected", callback);
+}
+
+function address(job) {
+  return `${JOBS}/${encodeURIComponent(job)}`;
+}
+
+function tell(sentence) {
+  app.extensionManager.toast.add({ severity: "warn", summary: "LoRA training", detail: sentence, life: 10000 });
+  return null;
 }

@@ -5,16 +5,23 @@ import { addFold } from "./advanced.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
+import { offerJobs } from "./picker.mjs?v=1";
 import { addReport } from "./report.mjs?v=1";
 
+const TRAIN = "LiveLoraTrain";
+const PREVIEW = "LiveLoraPreview";
 const WIDGETS = {
-  LiveLoraTrain: addMonitor,
-  LiveLoraPreview: addGallery,
+  [TRAIN]: addMonitor,
+  [PREVIEW]: addGallery,
   LiveLoraDataset: addReport,
+  LiveLoraDatasetFromImages: addReport,
   LiveLoraCaption: addReport,
+  LiveLoraReview: addReport,
+  LiveLoraLive: addReport,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
 };
+const PICKERS = ["LiveLoraLive", "LiveLoraGrid"];
 
 /** The node of a prompt's node id; inside subgraphs ids read like "12:5". */
 function findNode(id) {
@@ -27,15 +34,19 @@ function findNode(id) {
   return node;
 }
 
-/** Our nodes that show a job: the one of the queued workflow, wherever it is open. */
-function nodesOf(job, type) {
-  const graph = app.rootGraph ?? app.graph;
-  const nodes = [...(graph?.nodes ?? [])];
-  for (const node of nodes) nodes.push(...(node.subgraph?.nodes ?? []));
-  return nodes.filter((node) => node.comfyClass === type && node.properties.livelora_job === job);
+/** All nodes of these types that are open, also inside subgraphs. */
+function nodesOf(...types) {
+  const nodes = [...((app.rootGraph ?? app.graph)?.nodes ?? [])];
+  for (const node of nodes) nodes.push(...(node.subgraph?.nodes ?? [])); // goes on through what it adds
+  return nodes.filter((node) => types.includes(node.comfyClass));
 }
 
-/** Ties nodes to a job, kept with the workflow so that a reload finds it again. */
+/** Our nodes that show a job: those of the queued workflow, wherever it is open. */
+function showing(job, ...types) {
+  return nodesOf(...types).filter((node) => node.properties.livelora_job === job);
+}
+
+/** Ties a node to a job, kept with the workflow so that a reload finds it again. */
 function tie(job, id, type) {
   const node = findNode(id);
   if (node?.comfyClass === type) node.properties.livelora_job = job;
@@ -43,26 +54,54 @@ function tie(job, id, type) {
 
 async function restore(node) {
   const job = node.properties?.livelora_job;
-  if (node.comfyClass === "LiveLoraTrain") await showJob(node, job);
-  if (node.comfyClass === "LiveLoraPreview") await showSamples(node, job);
+  if (node.comfyClass === TRAIN) await showJob(node, job);
+  if (node.comfyClass === PREVIEW) await showSamples(node, job);
+}
+
+function onJob(facts) {
+  tie(facts.job, facts.train_node, TRAIN);
+  tie(facts.job, facts.preview_node, PREVIEW);
+  showing(facts.job, TRAIN, PREVIEW).forEach(restore);
+  offerJobs(nodesOf(...PICKERS));
+}
+
+function onProgress(facts) {
+  const { job, state, step } = facts;
+  showing(job, TRAIN).forEach((node) => node.livelora.show(facts));
+  if (state === "training") return;
+  if (state === "stopped" && !step) showing(job, PREVIEW).forEach(restore); // what was discarded has no pictures
+  if (state === "queued") offerJobs(nodesOf(...PICKERS)); // it may be new, of another tab or program
+  const waits = ({ livelora: { shown } }) => shown.state === "queued" && shown.job !== job;
+  nodesOf(TRAIN).filter(waits).forEach(restore); // their places in the queue may have changed
+}
+
+function onDeleted({ job }) {
+  for (const node of showing(job, TRAIN, PREVIEW)) {
+    delete node.properties.livelora_job;
+    restore(node);
+  }
+  offerJobs(nodesOf(...PICKERS));
+}
+
+function onReturn() {
+  nodesOf(TRAIN, PREVIEW).forEach(restore);
+  offerJobs(nodesOf(...PICKERS));
 }
 
 app.registerExtension({
   name: "livelora",
   setup() {
-    onEvent("job", (facts) => {
-      tie(facts.job, facts.train_node, "LiveLoraTrain");
-      tie(facts.job, facts.preview_node, "LiveLoraPreview");
-      for (const type of ["LiveLoraTrain", "LiveLoraPreview"]) nodesOf(facts.job, type).forEach(restore);
-    });
-    onEvent("progress", (facts) => nodesOf(facts.job, "LiveLoraTrain").forEach((node) => node.livelora.show(facts)));
-    onEvent("sample", (facts) => nodesOf(facts.job, "LiveLoraPreview").forEach((node) => node.livelora.add(facts)));
-    onReconnected(() => (app.rootGraph ?? app.graph)?.nodes.forEach(restore));
+    onEvent("job", onJob);
+    onEvent("progress", onProgress);
+    onEvent("sample", (facts) => showing(facts.job, PREVIEW).forEach((node) => node.livelora.add(facts)));
+    onEvent("deleted", onDeleted);
+    onReconnected(onReturn);
   },
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("LiveLora")) addFold(node);
     WIDGETS[node.comfyClass]?.(node);
     if (node.comfyClass in WIDGETS) node.expandToFitContent();
+    if (PICKERS.includes(node.comfyClass)) offerJobs([node]);
   },
   loadedGraphNode(node) {
     if (node.comfyClass in WIDGETS) restore(node);

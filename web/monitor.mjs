@@ -1,44 +1,126 @@
-// LoRA Train: how far the job is, how it goes, and the button that stops it.
+// LoRA Train: how far the job is, how it goes, and the buttons for what can be done with it now.
 // @ts-check
-import { getJob, stopJob } from "./jobs.mjs?v=1";
+import { ask } from "./actions.mjs?v=1";
+import { act, getJob } from "./jobs.mjs?v=1";
+import { tieMenu } from "./menu.mjs?v=1";
 import { addElement } from "./widget.mjs?v=1";
 
-const RUNNING = ["queued", "preparing", "training", "finishing"];
+const NOTHING = {
+  state: "none", message: "Not trained yet.", actions: [], warnings: [], step: 0, steps: 1, loss: null, validation: [],
+};
+const PAUSE = ["pause", "pi pi-pause", "Pause training"];
+const RESUME = ["resume", "pi pi-play", "Resume training"];
+const PARTS = `
+  <div class="head">
+    <div class="state" aria-live="polite"></div>
+    <button type="button" class="go"><i aria-hidden="true"></i></button>
+    <button type="button" data-action="stop" title="Stop training and keep what was learned"
+      aria-label="Stop training and keep what was learned"><i class="pi pi-stop" aria-hidden="true"></i></button>
+    <button type="button" class="more" title="More" aria-label="More" aria-haspopup="menu" aria-expanded="false"
+      ><i class="pi pi-ellipsis-v" aria-hidden="true"></i></button>
+    <div role="menu" popover aria-label="More">
+      <button type="button" role="menuitem" tabindex="-1" data-action="save">Save now</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="sample">Sample now</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="extend">Extend…</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="move">Move to the front</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="discard">Discard…</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="delete">Delete…</button>
+    </div>
+  </div>
+  <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
+  <div class="muted losses"></div><div class="error"></div>`;
 
 export function addMonitor(node) {
   const element = addElement(node, "monitor", 74);
-  element.innerHTML = `<button type="button" aria-label="Stop training and keep what was learned" hidden>Stop</button>
-    <div class="state" aria-live="polite">Not trained yet.</div>
-    <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-    <div class="muted losses"></div><div class="error"></div>`;
-  const part = (selector) => element.querySelector(selector);
-  part("button").onclick = () => stopJob(node.properties.livelora_job);
-  node.livelora = {
+  element.innerHTML = PARTS;
+  tieMenu(element.querySelector(".more"), element.querySelector("[role=menu]"));
+  const live = {
+    /** The facts on show. */
+    shown: NOTHING,
     show(facts) {
-      const bar = part("[role=progressbar]");
-      bar.setAttribute("aria-valuemax", facts.steps);
-      bar.setAttribute("aria-valuenow", facts.step);
-      bar.firstElementChild.style.width = `${(100 * facts.step) / facts.steps}%`;
-      part(".state").textContent = stateLine(facts);
-      part(".losses").textContent = lossLine(facts);
-      part(".error").textContent = [facts.state === "failed" ? facts.message : "", ...facts.warnings].filter(Boolean).join("\n");
-      part("button").hidden = !RUNNING.includes(facts.state);
+      live.shown = facts;
+      showButtons(element, facts);
+      showBar(element, facts);
+      showLines(element, facts);
+    },
+    /** Shows the job that a request answers, unless an event came meanwhile: then the answer may be the older one. */
+    async showAnswer(request) {
+      const before = live.shown;
+      const facts = await request;
+      if (facts?.state && live.shown === before) live.show(facts);
     },
   };
+  node.livelora = live;
+  live.show(NOTHING);
+  onPress(element, live);
 }
 
-export async function showJob(node, job) {
-  const facts = await getJob(job);
-  if (facts) node.livelora.show(facts);
+/** Shows a job as the server knows it; none, if the server does not. */
+export function showJob(node, job) {
+  return node.livelora.showAnswer(getJob(job).then((facts) => facts ?? NOTHING));
+}
+
+/** Does what is pressed, one thing at a time: who presses twice wants it once. */
+function onPress(element, live) {
+  let busy = false;
+  element.addEventListener("click", async (event) => {
+    const action = event.target.closest("[data-action]")?.dataset.action;
+    if (!action || busy) return;
+    busy = true;
+    try {
+      const { job } = live.shown;
+      const body = await ask(action, live.shown);
+      if (body) await live.showAnswer(act(job, action, body));
+    } finally {
+      busy = false;
+    }
+  });
+}
+
+/** What the server says is possible now can be pressed. */
+function showButtons(element, facts) {
+  const can = (action) => facts.actions.includes(action) && !(action === "move" && facts.position === 0);
+  const go = element.querySelector(".go");
+  const [action, icon, label] = can("resume") ? RESUME : PAUSE;
+  Object.assign(go, { title: label, ariaLabel: label });
+  go.dataset.action = action;
+  go.firstElementChild.className = icon;
+  for (const button of element.querySelectorAll("[data-action]")) button.hidden = !can(button.dataset.action);
+  element.querySelector(".more").hidden = !element.querySelector("[role=menuitem]:not([hidden])");
+}
+
+function showBar(element, facts) {
+  const bar = element.querySelector("[role=progressbar]");
+  element.dataset.state = facts.state;
+  bar.setAttribute("aria-valuemax", facts.steps);
+  bar.setAttribute("aria-valuenow", facts.step);
+  bar.firstElementChild.style.width = `${(100 * facts.step) / facts.steps}%`;
+}
+
+function showLines(element, facts) {
+  const failure = facts.state === "failed" ? facts.message : "";
+  element.querySelector(".state").textContent = stateLine(facts);
+  element.querySelector(".losses").textContent = lossLine(facts);
+  element.querySelector(".error").textContent = [failure, ...facts.warnings].filter(Boolean).join("\n");
 }
 
 function stateLine(facts) {
-  if (facts.state === "training") {
-    const left = facts.eta == null ? "" : ` · ${duration(facts.eta)} left`;
-    return `Step ${facts.step} of ${facts.steps}${left}`;
-  }
-  if (facts.state === "failed") return `Failed at step ${facts.step} of ${facts.steps}`;
-  return facts.message || facts.state[0].toUpperCase() + facts.state.slice(1);
+  const { state, message, step, steps } = facts;
+  if (state === "training") return `Step ${step} of ${steps}${whatNext(facts)}`;
+  if (state === "failed") return `Failed at step ${step} of ${steps}`;
+  return message || (state === "queued" ? waiting(facts.position) : state[0].toUpperCase() + state.slice(1));
+}
+
+/** A training that cannot be paused is about to end or to pause: the server says which. */
+function whatNext({ actions, message, eta }) {
+  if (!actions.includes("pause") && message) return ` · ${message}`;
+  return eta == null ? "" : ` · ${duration(eta)} left`;
+}
+
+/** The job that trains is not in the queue any more, but it is before the others. */
+function waiting(position) {
+  if (position == null) return "It is this job's turn";
+  return `Waiting: ${position + 1} ${position ? "jobs" : "job"} before it`;
 }
 
 function lossLine(facts) {

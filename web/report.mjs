@@ -1,4 +1,4 @@
-// LoRA Dataset Loader, LoRA Captioner, Save LoRA: what they found or did, as text.
+// Nodes that tell what they found or did, as text.
 // @ts-check
 import { addElement } from "./widget.mjs?v=1";
 

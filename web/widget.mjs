@@ -6,8 +6,18 @@ const STYLE = `
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
 .livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, #4a9); transition: width .2s; }
+.livelora[data-state=paused] [role=progressbar] > div { opacity: .4; }
+.livelora .head { display: flex; gap: 4px; align-items: flex-start; }
+.livelora .state { flex: 1; min-width: 0; padding-top: 3px; }
 .livelora button { font: inherit; color: var(--input-text); background: var(--comfy-menu-bg); border: 1px solid var(--border-color);
-  border-radius: 4px; padding: 2px 10px; cursor: pointer; float: right; }
+  border-radius: 4px; cursor: pointer; }
+.livelora .head > button { width: 24px; height: 20px; padding: 0; display: grid; place-items: center; }
+.livelora .head > button i { font-size: 10px; }
+.livelora [hidden] { display: none !important; }
+.livelora button:hover, .livelora button:focus-visible { border-color: var(--p-primary-color, #4a9); }
+.livelora [role=menu] { margin: 0; padding: 4px; min-width: 150px; border: 1px solid var(--border-color); border-radius: 6px;
+  background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
+.livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--error-text); white-space: pre-wrap; }
 .livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }

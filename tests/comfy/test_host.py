@@ -86,8 +86,8 @@ def test_a_lora_wired_before_training_is_part_of_the_base(host, patcher, clip, r
 def test_drawing_leaves_the_global_generator_alone(host):
     text = host.encode_text("red apple")
     state = torch.random.get_rng_state()
-    draw = host.sampler({})
-    one, two = draw(text, text, SETTINGS), draw(text, text, SETTINGS)
+    draw = host.sampler({}, 1.0)
+    one, two = (draw(text, text, SETTINGS, lambda: False) for _ in range(2))
     assert one.equal(two) and one.shape == (64, 64, 3)
     assert torch.random.get_rng_state().equal(state)
 
@@ -96,7 +96,7 @@ def test_an_interruption_is_translated_and_can_be_handed_back(host):
     text = host.encode_text("red apple")
     mm.interrupt_current_processing(True)
     with pytest.raises(Interrupted):
-        host.sampler({})(text, text, SETTINGS)
+        host.sampler({}, 1.0)(text, text, SETTINGS, lambda: False)
     assert not mm.processing_interrupted()
     host.hand_back_interrupt()
     with pytest.raises(mm.InterruptProcessingException):

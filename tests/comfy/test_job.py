@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
+import threading
 
+import comfy.model_management as mm
 import pytest
 import torch
 from livelora.trainer import folder as job_folder
+from livelora.trainer.actions import Refused
+from livelora.trainer.adapters import inject, layout
+from livelora.trainer.comfy.model import ComfyHost, with_lora
 from livelora.trainer.config import TrainConfig
-from livelora.trainer.data.dataset import scan
+from livelora.trainer.graph import Graph
 from livelora.trainer.host import SampleSettings
 from livelora.trainer.lease import Lease
+from livelora.trainer.lora import to_lora
 from livelora.trainer.registry import Jobs
-from livelora.trainer.task import Preview, Task
+from livelora.trainer.task import Preview, Sample, Task
 from PIL import Image
+from reading import read
 from safetensors.torch import load_file
 
 SETTINGS = SampleSettings(width=64, height=64, steps=2, cfg=2.0, guidance=1.0, sampler_name="euler",
                           scheduler="simple", seed=3)
-PREVIEW = Preview(("ohwx", "a cat"), "", 4, SETTINGS)
+PREVIEW = Preview((Sample("ohwx", "", SETTINGS), Sample("a cat", "", SETTINGS)), 4)
 RECIPE = {"steps": 8, "rank": 4, "learning_rate": 1e-3, "batch_size": 2, "gradient_accumulation_steps": 2,
           "lr_warmup_steps": 2, "save_every": 3}
 
@@ -31,7 +40,7 @@ def dataset(tmp_path):
     for number, color in enumerate(("red", "green", "blue", "white", "black")):
         Image.new("RGB", (64, 64 if number else 96), color).save(folder / f"{color}.png")
         (folder / f"{color}.txt").write_text(f"ohwx, {color}")
-    return scan(folder, resolution=64, trigger_word="ohwx")
+    return read(folder)
 
 
 @pytest.fixture
@@ -43,6 +52,17 @@ def run(jobs, host, dataset, preview=None, validation=None, **change):
     job = jobs.submit(Task(host, TrainConfig(**{**RECIPE, **change}), dataset, validation, preview))
     assert job.ended.wait(300)
     return job
+
+
+def at_step(job, step, *actions):
+    """Does something with a job, once, when it has taken that step."""
+    def listener(_, facts):
+        if facts.get("step") == step and listener in job.listeners:
+            job.listeners.remove(listener)
+            for action in actions:
+                action()
+
+    job.listeners.append(listener)
 
 
 def equal(one, two) -> bool:
@@ -59,7 +79,8 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     assert [step for step, _ in job.record.held_out.points] == [0, 4, 8]
     path = job.folder.path
     assert {p.name for p in path.iterdir()} == {
-        "job.json", "lora.safetensors", "lora_best.safetensors", "metrics.jsonl", "samples", "state"}
+        "job.json", "lora.safetensors", "lora_best.safetensors", "metrics.jsonl", "samples", "state",
+        "tensorboard"}
     assert sorted(p.name for p in (path / "state").iterdir()) == ["step_000006", "step_000008"]
     assert job.folder.samples() == [f"step_{s:06}_{i:02}.png" for s in (0, 4, 8) for i in (0, 1)]
     assert [line["step"] for line in job.folder.metrics() if "loss" in line] == list(range(1, 9))
@@ -119,6 +140,7 @@ def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, hos
     job = others.submit(Task(host, TrainConfig(**RECIPE), dataset))
     job.listeners.append(lambda _, facts: job.stop() if facts.get("step") == 7 else None)
     assert job.ended.wait(300) and job.state == "stopped"
+    job.listeners.clear()
     newest = job.folder.states / "step_000007" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = run(others, host, dataset)
@@ -171,7 +193,7 @@ def test_a_full_disk_costs_no_training(jobs, host, dataset, monkeypatch):
 def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, dataset, monkeypatch):
     straight = run(jobs, host, dataset, seed=6)
 
-    def broken(_):
+    def broken(*_):
         raise RuntimeError("out of memory while drawing")
 
     monkeypatch.setattr(host, "sampler", broken)
@@ -192,5 +214,242 @@ def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):
     for name, size in (("wide.png", (128, 64)), ("3_tall/tall.png", (64, 128))):
         Image.new("RGB", size, "red").save(folder / name)
         (folder / name).with_suffix(".txt").write_text("x")
-    job = run(jobs, host, scan(folder, resolution=64, trigger_word=""), steps=2, lr_warmup_steps=0)
+    job = run(jobs, host, read(folder, trigger_word=""), steps=2, lr_warmup_steps=0)
     assert job.state == "done", job.message
+
+
+# What a person does with a job
+
+
+@pytest.mark.parametrize("recipe", [{}, {"ema_decay": 0.9, "dropout": 0.1}])
+def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, recipe):
+    straight = run(jobs, host, dataset, **recipe)
+    others = Jobs(tmp_path / "others", Lease())
+    job = others.submit(Task(host, TrainConfig(**RECIPE, **recipe), dataset))
+    at_step(job, 4, job.pause)
+    assert job.ended.wait(300)
+    assert (job.state, job.message) == ("paused", "Paused at step 4 of 8. Resume to go on.")
+    assert job.folder.snapshots() == [3, 4] and json.loads((job.folder.path / "job.json").read_text())["step"] == 4
+    assert others.resume(job) and job.ended.wait(300)
+    assert job.state == "done" and job.record.losses == straight.record.losses
+    assert equal(job.lora("last"), straight.lora("last"))
+
+
+def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, dataset, tmp_path):
+    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset), Graph({"t": {"inputs": {}}}, "t"))
+    at_step(job, 4, job.pause)
+    assert job.ended.wait(300)
+    facts = json.loads((job.folder.path / "job.json").read_text())
+    (job.folder.path / "job.json").write_text(json.dumps({**facts, "state": "training"}))
+    (job.folder.states / ".step_000009.12345678.tmp").mkdir()
+
+    later = Jobs(tmp_path / "jobs", Lease())
+    [found] = later.all()
+    assert (found.id, found.state) == (job.id, "paused")
+    assert found.message == "ComfyUI ended at step 4 of 8. Resume to go on."
+    assert json.loads((job.folder.path / "job.json").read_text())["state"] == "paused"
+    assert not list(job.folder.path.rglob("*.tmp"))
+    assert found.lora("last") and found.record.losses == job.record.losses
+    assert later.resume(found) is False and found.awaited  # its model is not in memory: its workflow must bring it
+    with pytest.raises(Refused, match="waits in ComfyUI's queue already"):
+        later.resume(found)
+
+
+def test_actions_that_do_not_go_with_the_state_are_refused_with_a_reason(jobs, host, dataset):
+    job = run(jobs, host, dataset)
+    assert set(job.actions) == {"share", "delete"}  # no workflow is known here, so it cannot be extended
+    with pytest.raises(Refused, match="This job is done, so 'pause' is not possible. It is when a job is queued, "
+                                      "preparing or training."):
+        job.pause()
+    with pytest.raises(Refused, match="The workflow that this job came from is not known"):
+        jobs.extend(job, 5)
+
+
+def test_a_second_wish_waits_for_the_first(jobs, host, dataset):
+    job, refused = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset)), []
+
+    def stop() -> None:
+        with pytest.raises(Refused) as caught:
+            job.stop()
+        refused.append(str(caught.value))
+
+    at_step(job, 2, job.pause, stop)
+    assert job.ended.wait(300)
+    assert refused == ["This job is about to pause, after the step under way. Ask again when it has."]
+    assert job.state == "paused" and job.record.step == 2
+    job.stop()
+    assert job.state == "stopped" and (job.folder.path / "lora.safetensors").exists()
+
+
+def test_what_is_discarded_is_gone_and_can_be_started_over(jobs, host, dataset, tmp_path):
+    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
+    at_step(job, 5, job.discard)
+    assert job.ended.wait(300)
+    assert (job.state, job.record.step, job.lora("last")) == ("stopped", 0, None)
+    assert job.message == "Stopped at step 5, and what was learned was discarded. Resume to start over."
+    assert not job.folder.samples() and not job.folder.snapshots() and not job.folder.metrics()
+    again = run(jobs, host, dataset)
+    straight = run(Jobs(tmp_path / "others", Lease()), host, dataset)
+    assert again is job and equal(job.lora("last"), straight.lora("last"))
+
+
+def test_a_training_can_be_made_longer_while_it_goes_on(jobs, host, dataset, tmp_path):
+    """With a constant learning rate that is the same as to have asked for it from the start."""
+    recipe = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+    straight = run(jobs, host, dataset, steps=8, extra_steps=3, **recipe)
+    others = Jobs(tmp_path / "others", Lease())
+    job = others.submit(Task(host, TrainConfig(**{**RECIPE, **recipe}), dataset))
+    at_step(job, 5, lambda: others.extend(job, 2))
+    at_step(job, 7, lambda: others.extend(job, 1))
+    assert job.ended.wait(300)
+    assert (job.state, job.message, job.config.extra_steps) == ("done", "Trained 11 steps.", 3)
+    assert job.record.losses == straight.record.losses and equal(job.lora("last"), straight.lora("last"))
+
+
+def test_the_queue_can_be_put_in_another_order_and_left(jobs, host, dataset):
+    tasks = [Task(host, TrainConfig(**{**RECIPE, "steps": 3, "lr_warmup_steps": 0, "seed": seed}), dataset)
+             for seed in range(4)]
+    order, made = [], []
+
+    def rearrange() -> None:
+        made.extend(jobs.submit(task) for task in tasks[1:])
+        for job in made:
+            job.listeners.append(lambda _, facts: order.append(facts["job"]) if facts["state"] == "finishing" else 0)
+        assert [job.status()["position"] for job in made] == [0, 1, 2]
+        jobs.move(made[2], 0)
+        made[0].pause()
+        assert [job.status()["position"] for job in made] == [None, 1, 0]
+
+    first = jobs.submit(tasks[0])
+    at_step(first, 1, rearrange)
+    assert first.ended.wait(300) and made[1].ended.wait(300)
+    assert order == [made[2].id, made[1].id] and (made[0].state, made[0].record.step) == ("paused", 0)
+    with pytest.raises(Refused, match="This job is paused, so 'move' is not possible. It is when a job is queued."):
+        jobs.move(made[0], 0)
+
+
+def test_a_state_and_pictures_can_be_asked_for(jobs, host, dataset):
+    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
+    at_step(job, 5, job.save, job.sample)
+    assert job.ended.wait(300)
+    assert {"step_000005_00.png", "step_000005_01.png"} < set(job.folder.samples())
+    assert "step_000004_00.png" in job.folder.samples() and "step_000003_00.png" not in job.folder.samples()
+
+
+def test_as_many_states_are_kept_as_asked_for_and_each_has_its_lora(jobs, host, dataset):
+    job = run(jobs, host, dataset, save_every=2, keep_states=3)
+    assert job.folder.snapshots() == [4, 6, 8]
+    loras = [job.lora(step) for step in (4, 6, 8)]
+    assert equal(loras[2], job.lora("last")) and not equal(loras[0], loras[1])
+    assert [lora.metadata["ss_steps"] for lora in loras] == ["4", "6", "8"]
+    assert job.details()["disk_bytes"] == sum(f.stat().st_size for f in job.folder.path.rglob("*") if f.is_file())
+
+
+def test_a_deleted_job_leaves_nothing(jobs, host, dataset, tmp_path):
+    job = run(jobs, host, dataset)
+    jobs.delete(job)
+    assert jobs.all() == [] and list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_workflow_that_brings_back_another_task_is_refused_with_what_changed(jobs, host, dataset):
+    job = run(jobs, host, dataset)
+    with pytest.raises(ValueError, match=f"The job '{job.id}' cannot go on, because this has changed since it began: "
+                                         "recipe. Change it back"):
+        jobs.submit(Task(host, TrainConfig(**{**RECIPE, "rank": 5}), dataset), expected=job.id)
+
+
+def test_too_little_room_is_told_before_anything_is_written(jobs, host, dataset, monkeypatch):
+    few = shutil.disk_usage("/")._replace(free=job_folder.RESERVE + 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: few)  # stands for a disk that is nearly full
+    job = run(jobs, host, dataset)
+    assert job.state == "failed" and "This training needs" in job.message
+    assert "Make room, delete jobs you no longer need, or lower keep_states" in job.message
+    assert not job.folder.snapshots()
+
+
+# ComfyUI takes the model away
+
+
+def wired_to_a_lora(patcher, clip, random_vae):
+    """A base that is patched, so that a step without the patch learns something else."""
+    host, config = ComfyHost(patcher, clip, random_vae), TrainConfig(steps=1, rank=4)
+    host.load(0)
+    view = host.view(torch.float32)
+    draw = torch.Generator().manual_seed(3)
+    for parameter in inject(view, config, layout(view, config)):
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=draw)
+    return ComfyHost(with_lora(patcher, to_lora(view, "LoRA")), clip, random_vae)
+
+
+def test_a_model_that_is_unloaded_within_a_step_changes_no_gradient(jobs, patcher, clip, random_vae, dataset, tmp_path,
+                                                                    monkeypatch):
+    """/free and an out-of-memory error elsewhere unload all models at any time, without the lease."""
+    host = wired_to_a_lora(patcher, clip, random_vae)
+    straight = run(jobs, host, dataset)
+    predict, calls, unloaded = host.predict, iter(range(1000)), []
+
+    def unload(*arguments):
+        call = next(calls)
+        if call in (3, 8, 9):
+            mm.unload_all_models()
+            unloaded.append(call)
+        return predict(*arguments)
+
+    monkeypatch.setattr(host, "predict", unload)
+    disturbed = run(Jobs(tmp_path / "others", Lease()), host, dataset)
+    assert unloaded == [3, 8, 9] and disturbed.record.losses == straight.record.losses
+    assert equal(disturbed.lora("last"), straight.lora("last"))
+
+
+def test_a_model_that_is_unloaded_again_and_again_ends_the_job_with_a_sentence(jobs, host, dataset, monkeypatch):
+    predict = host.predict
+
+    def unload(*arguments):
+        mm.unload_all_models()
+        return predict(*arguments)
+
+    monkeypatch.setattr(host, "predict", unload)
+    job = run(jobs, host, dataset)
+    assert job.state == "failed" and "The model was unloaded during 10 steps in a row." in job.message
+
+
+def test_a_dora_is_told_of_the_model_as_it_is_wired_whatever_a_prompt_has_left_on_it(jobs, host, patcher, dataset,
+                                                                                     tmp_path):
+    """What a DoRA's file holds depends on the base's weights; another LoRA on them must not count."""
+    straight = run(jobs, host, dataset, adapter="DoRA")
+    other = wired_to_a_lora(patcher, host._clip, host._vae)
+    others = Jobs(tmp_path / "others", Lease())
+    job = others.submit(Task(host, TrainConfig(**RECIPE, adapter="DoRA"), dataset))
+    at_step(job, 7, lambda: other.load(0))  # as a prompt would between two steps; the next save is after step 8
+    at_step(job, 8, lambda: other.load(0))
+    assert job.ended.wait(300)
+    assert equal(job.lora("last"), straight.lora("last"))
+
+
+def test_a_job_can_be_paused_while_a_prompt_has_the_gpu(host, dataset, tmp_path):
+    lease = Lease()
+    job = Jobs(tmp_path / "jobs", lease).submit(Task(host, TrainConfig(**RECIPE), dataset))
+    taken = threading.Event()
+
+    def prompt() -> None:
+        lease.take_for_prompt()
+        taken.set()
+
+    at_step(job, 4, threading.Thread(target=prompt).start)
+    assert taken.wait(100) and not job.ended.wait(0.3)
+    job.pause()
+    assert job.ended.wait(20) and (job.state, job.folder.snapshots()[-1]) == ("paused", job.record.step)
+    lease.give_back()
+
+
+def test_a_finished_job_whose_lora_is_not_on_disk_is_finished_again_after_a_restart(jobs, host, dataset, tmp_path):
+    job = run(jobs, host, dataset)
+    lora = job.lora("last")
+    (job.folder.path / "lora.safetensors").unlink()  # as if the disk had been full when it was done
+    later = Jobs(tmp_path / "jobs", Lease())
+    [found] = later.all()
+    assert found.state == "paused"
+    assert found.message == "Its LoRA could not be written at step 8 of 8. Resume to write it."
+    again = run(later, host, dataset)
+    assert again is found and again.state == "done"
+    assert equal(load_file(job.folder.path / "lora.safetensors"), lora)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from livelora.trainer.adapters import disabled
 from livelora.trainer.config import TrainConfig
-from livelora.trainer.data.dataset import scan
 from livelora.trainer.lease import Lease
 from livelora.trainer.loop import Example, Trainer
+from livelora.trainer.preparation import Preparation
 from livelora.trainer.registry import Jobs
-from livelora.trainer.task import Preparation, Task
+from livelora.trainer.task import Task
 from PIL import Image
+from reading import read
 from scipy import stats
 
 RECIPE = {"steps": 20, "rank": 4, "learning_rate": 1e-3, "optimizer": "AdamW", "lr_scheduler": "constant"}
@@ -107,7 +108,7 @@ def test_preservation_holds_the_answer_that_the_lora_must_not_touch(trainer, exa
 
 def test_dropped_captions_are_empty_and_the_share_is_right(trainer, example, host):
     blank, other = host.encode_text(""), host.encode_text("apple red")
-    one = trainer([replace(example, texts=[example.texts[0], other], blank=blank)], caption_dropout=0.25)
+    one = trainer([replace(example, texts=[example.texts[0], other], blank=blank, caption_dropout=0.25)])
     drawn = [one._texts(one.examples, k)[0] for k in range(400)]
     counts = [sum(text is kind for text in drawn) for kind in (blank, example.texts[0], other)]
     assert sum(counts) == 400
@@ -147,7 +148,7 @@ def dataset(tmp_path):
     for color in ("red", "green", "blue", "white", "black", "orange"):
         Image.new("RGB", (64, 64), color).save(folder / f"{color}.png")
         (folder / f"{color}.txt").write_text(f"ohwx, {color}, flat")
-    return scan(folder, resolution=64, trigger_word="ohwx")
+    return read(folder)
 
 
 def prepare(task: Task):
@@ -161,8 +162,21 @@ def test_as_many_regularization_images_as_there_are_to_learn(host, dataset, tmp_
         Image.new("RGB", (64, 64), (number, 0, 0)).save(other / f"{number}.png")
         (other / f"{number}.txt").write_text("a thing")
     found = prepare(Task(host, TrainConfig(**RECIPE, prior_weight=0.5), dataset,
-                         regularization=scan(other, resolution=64, trigger_word="")))
+                         regularization=read(other, trigger_word="")))
     assert [(e.num_repeats, e.weight) for e in found.train] == [(1, 1.0)] * 6 + [(2, 0.5), (2, 0.5), (1, 0.5), (1, 0.5)]
+
+
+@pytest.mark.parametrize(("repeats", "expected"), [
+    ((1, 1, 1, 1), [2, 2, 1, 1]), ((3, 1, 1, 1), [3, 1, 1, 1]), ((3, 1), [4, 2]), ((5, 3, 2), [5, 3]),
+])
+def test_regularization_images_come_as_in_sd_scripts(host, dataset, repeats, expected):
+    """By hand from `DreamBoothDataset.__init__` in its library/train_util.py, for six images to learn: in the first
+    round each counts its num_repeats, in later ones 1, until there are six."""
+    task = Task(host, TrainConfig(**RECIPE), dataset)
+    learned = [Example(latents(1), []) for _ in range(6)]
+    others = [Example(latents(1), [], num_repeats=count) for count in repeats]
+    found = Preparation(task, Lease().step, lambda _: None, lambda _: None)._in_proportion(learned, others)
+    assert [e.num_repeats for e in found] == expected
 
 
 def test_captions_are_varied_held_out_ones_are_not(host, dataset):

@@ -107,7 +107,7 @@ def test_a_template_with_an_unknown_placeholder(server):
 
 
 def test_previews_without_prompts(server):
-    assert "has no prompts" in failure(server, with_preview(training(40), "  \n ", every=5))
+    assert "has no prompts" in refusal(server, with_preview(training(40), "  \n ", every=5))
 
 
 def test_a_model_of_another_family(server):

@@ -40,7 +40,7 @@ def test_interrupting_the_prompt_stops_the_job_after_the_step_and_queueing_again
     stopped = server.get(f"/livelora/jobs/{job}")
     assert stopped["state"] == "stopped" and 10 <= stopped["step"] < 40
     assert f"Stopped at step {stopped['step']} of 40. Queue again to go on." == stopped["message"]
-    assert (server.base / "user" / "livelora" / "jobs" / job / "lora.safetensors").exists()
+    assert (server.base / "user" / "default" / "livelora" / "jobs" / job / "lora.safetensors").exists()
 
     outputs = server.run(graph)
     assert outputs["save"]["text"] == ["Saved gone_on.safetensors"]

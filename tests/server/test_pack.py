@@ -18,8 +18,8 @@ from livelora.trainer.config import TrainConfig
 import locales
 from locales import inputs
 
-NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDemoModel", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraSave",
-         "LiveLoraTrain"]
+NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDatasetFromImages", "LiveLoraDemoModel", "LiveLoraGrid",
+         "LiveLoraLive", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraReview", "LiveLoraSave", "LiveLoraTrain"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_every_value_of_the_recipe_is_an_input_of_lora_train(infos):
     options = {name.removeprefix("preset."): given for name, given in inputs(infos["LiveLoraTrain"]).items()}
     recipe = {field.name: field.default for field in fields(TrainConfig)}
     assert {*options} - {*recipe} == {"model", "clip", "vae", "dataset", "preset", "mode", "preview", "validation",
-                                      "regularization", "result", "start_from"}
+                                      "regularization", "result", "start_from", "sharing"}
     assert not {*recipe} - {*options}
     filled_in = ("steps", "rank", "learning_rate")
     assert {name: options[name]["default"] for name in recipe if name not in filled_in} == {

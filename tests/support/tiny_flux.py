@@ -37,9 +37,9 @@ def load_flux(state: dict[str, torch.Tensor], **options: torch.dtype):
         return comfy.sd.load_diffusion_model_state_dict(copies, model_options=options)
 
 
-def random_vae() -> comfy.sd.VAE:
+def random_vae(seed: int = 1) -> comfy.sd.VAE:
     """A VAE of the right shape with random weights."""
-    draw = torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(seed)
     state = {name: torch.randn(value.shape, generator=draw) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1
              else torch.zeros(value.shape) for name, value in TAESD(latent_channels=16).state_dict().items()}
     return comfy.sd.VAE(sd={**state, "vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)})

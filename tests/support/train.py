@@ -11,17 +11,17 @@ import torch  # noqa: E402
 from livelora.trainer.comfy.demo_model import make_clip  # noqa: E402
 from livelora.trainer.comfy.model import ComfyHost  # noqa: E402
 from livelora.trainer.config import TrainConfig  # noqa: E402
-from livelora.trainer.data.dataset import scan  # noqa: E402
 from livelora.trainer.lease import Lease  # noqa: E402
 from livelora.trainer.registry import Jobs  # noqa: E402
 from livelora.trainer.task import Task  # noqa: E402
+from reading import read
 from tiny_flux import load_flux, random_flux, random_vae  # noqa: E402
 
 
 def main(home: Path, images: Path, dtype: str, recipe: dict) -> None:
     host = ComfyHost(load_flux(random_flux()), make_clip(), random_vae())
     host.dtype = getattr(torch, dtype)
-    dataset = scan(images, resolution=64, trigger_word="ohwx")
+    dataset = read(images)
     job = Jobs(home, Lease()).submit(Task(host, TrainConfig(**recipe), dataset))
     job.listeners.append(lambda event, facts: print(event, facts["state"], facts["step"], flush=True))
     job.ended.wait()

@@ -196,8 +196,8 @@ def test_alpha_of_zero_means_rank():
 def test_extra_steps_make_the_run_longer_and_no_other_training_of_it():
     short, long = recipe(), recipe(extra_steps=5)
     assert (short.total_steps, long.total_steps) == (10, 15)
-    assert short.identity() == long.identity()
-    assert {*short.identity()} == {f.name for f in fields(TrainConfig)} - {"extra_steps"}
+    assert short.identity() == long.identity() == recipe(keep_states=5).identity()
+    assert {*short.identity()} == {f.name for f in fields(TrainConfig)} - {"extra_steps", "keep_states"}
 
 
 def test_presets_are_what_practitioners_use():

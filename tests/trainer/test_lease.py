@@ -90,8 +90,7 @@ def test_a_prompt_that_waits_lends_its_lease():
     with lease.lent():
         assert trained.wait(SOON)
     thread.join(SOON)
-    with threading.Lock():
-        assert not lease.prompt_is_waiting
+    assert not lease.prompt_is_waiting
 
 
 def test_an_error_in_a_step_gives_the_lease_back():
@@ -102,3 +101,144 @@ def test_an_error_in_a_step_gives_the_lease_back():
     except RuntimeError:
         pass
     lease.take_for_prompt()
+
+
+def steps(lease: Lease, order: list[str], count: int, seconds: float = 0.02) -> threading.Thread:
+    """A training thread that takes so many steps."""
+    def work() -> None:
+        for _ in range(count):
+            with lease.step():
+                order.append("step")
+                time.sleep(seconds)
+            time.sleep(0.001)  # what a training does outside the lease
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_training_waits_until_no_prompt_is_queued():
+    lease, order, queued = Lease(), [], [True]
+    lease.prompts_queued = lambda: bool(queued)
+    thread = steps(lease, order, 2)
+    for _ in range(3):
+        lease.take_for_prompt()
+        order.append("prompt")
+        lease.give_back()
+        time.sleep(0.1)  # time enough for a step to slip in between
+    queued.clear()
+    thread.join(SOON)
+    assert order == ["prompt"] * 3 + ["step"] * 2
+
+
+def test_in_a_fair_share_training_gets_as_much_time_as_the_prompt_took():
+    lease, durations = Lease(), []
+    lease.prompts_queued = lambda: True
+
+    def train() -> None:
+        for _ in range(100):
+            with lease.step():
+                began = time.monotonic()
+                time.sleep(0.02)
+                durations.append(time.monotonic() - began)
+
+    with lease.training(lambda: "fair share"):
+        lease.take_for_prompt()
+        began = time.monotonic()
+        time.sleep(0.2)
+        took = time.monotonic() - began
+        lease.give_back()
+        thread = threading.Thread(target=train, daemon=True)
+        thread.start()
+        lease.take_for_prompt()
+        shared = list(durations)
+    lease.prompts_queued = lambda: False
+    lease.give_back()
+    thread.join(30)
+    assert sum(shared[:-1]) < 1.2 * took and 0.8 * took < sum(shared), (took, shared)
+
+
+def test_when_training_goes_first_a_prompt_waits_until_no_job_trains():
+    lease, order = Lease(), []
+
+    def prompt() -> None:
+        lease.take_for_prompt()
+        order.append("prompt")
+        lease.give_back()
+
+    thread = threading.Thread(target=prompt)
+    with lease.training(lambda: "training first"):
+        thread.start()
+        steps(lease, order, 5).join(SOON)
+        assert order == ["step"] * 5 and not lease.prompt_is_next()
+    thread.join(SOON)
+    assert order[-1] == "prompt" and lease.idle
+
+
+def test_a_prompt_that_is_interrupted_waits_for_no_more_than_the_step_under_way():
+    lease, order, interrupted = Lease(), [], threading.Event()
+
+    def prompt() -> None:
+        lease.take_for_prompt(interrupted.is_set)
+        order.append("prompt")
+        lease.give_back()
+
+    thread = threading.Thread(target=prompt)
+    with lease.training(lambda: "training first"):
+        training = steps(lease, order, 200, seconds=0.01)
+        thread.start()
+        time.sleep(0.1)
+        interrupted.set()
+        thread.join(SOON)
+        before = order.index("prompt")
+        training.join(30)
+    assert 2 <= before < 150 and order.count("step") == 200
+
+
+def test_a_prompt_that_waited_for_a_job_is_next_whatever_the_rule():
+    lease, order = Lease(), []
+    lease.take_for_prompt()
+    with lease.training(lambda: "training first"):
+        with lease.lent():
+            training = steps(lease, order, 200, seconds=0.01)
+            time.sleep(0.1)
+        order.append("prompt")
+        lease.give_back()
+        training.join(30)
+    assert 1 <= order.index("prompt") < 150 and order.count("step") == 200
+
+
+def test_a_lease_that_nobody_wants_is_idle():
+    lease = Lease()
+    assert lease.idle
+    with lease.step():
+        assert not lease.idle
+    with lease.training(lambda: "fair share"):
+        assert not lease.idle
+    assert lease.idle
+
+
+def test_who_unloads_models_waits_for_the_step_under_way_whatever_the_rule_and_not_for_itself():
+    lease, order = Lease(), []
+
+    def unload() -> None:
+        with lease.briefly(), lease.briefly():
+            order.append("unloaded")
+
+    with lease.training(lambda: "training first"):
+        training = steps(lease, order, 100, seconds=0.01)
+        time.sleep(0.1)
+        thread = threading.Thread(target=unload)
+        thread.start()
+        thread.join(SOON)
+        training.join(30)
+    assert 1 <= order.index("unloaded") < 90 and order.count("step") == 100
+    with lease.step(), lease.briefly():  # as ComfyUI does where a step of ours runs out of memory
+        pass
+    assert not lease._held
+    lease.take_for_prompt()
+    with lease.briefly():
+        assert lease._held
+    assert lease._held  # still the prompt's
+    lease.give_back()
+    assert lease.idle

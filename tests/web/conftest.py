@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 import browser as on_this_machine
 import pytest
 from comfyui import Server
+from playwright.sync_api import Page
+from raw import act
+
+RESTS = ("paused", "stopped", "failed", "done")
 
 
 @pytest.fixture(scope="session")
@@ -25,14 +30,55 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
-def page(request, browser, server):
-    """ComfyUI in a tab, with nodes drawn on the canvas or as page elements; its errors are collected."""
-    tab = on_this_machine.new_tab(browser, server, 1500, 1100, {
-        "Comfy.VueNodes.Enabled": request.param, "Comfy.Validation.Workflows": True})
-    tab.problems = []
-    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-    tab.on("console", lambda message: tab.problems.append(message.text) if "livelora" in message.text.lower()
-           and message.type == "error" else None)
-    on_this_machine.open_comfyui(tab, server)
-    yield tab
-    tab.close()
+def open_page(request, browser, server):
+    """Opens ComfyUI in one tab or more, with nodes drawn on the canvas or as page elements; errors are collected."""
+    tabs = []
+
+    def open_page() -> Page:
+        tab = on_this_machine.new_tab(browser, server, 1500, 1100, {
+            "Comfy.VueNodes.Enabled": request.param, "Comfy.Validation.Workflows": True})
+        tabs.append(tab)
+        tab.problems = []
+        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+        tab.on("console", lambda message: tab.problems.append(message.text) if "livelora" in message.text.lower()
+               and message.type == "error" else None)
+        on_this_machine.open_comfyui(tab, server)
+        return tab
+
+    yield open_page
+    for tab in tabs:
+        tab.close()
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
+
+
+@pytest.fixture(autouse=True)
+def nothing_trains_on(server, wait_for):
+    """The next test shall not wait for this one's jobs."""
+    yield
+
+    def rests(facts: dict) -> bool:
+        if "stop" in facts["actions"]:  # not just after 'extend': that waits for the step under way
+            act(server, facts["job"], "stop")
+        return facts["state"] in RESTS
+
+    for facts in server.get("/livelora/jobs"):
+        wait_for(server, facts["job"], rests)
+
+
+@pytest.fixture
+def wait_for():
+    """Waits until a job says something, and gives all that it says then."""
+
+    def wait_for(server: Server, job: str, condition, seconds: float = 120) -> dict:
+        end = time.monotonic() + seconds
+        while not condition(facts := server.get(f"/livelora/jobs/{job}")):
+            if time.monotonic() > end:
+                raise TimeoutError(f"job {job} is {facts['state']} at step {facts['step']}: {facts['message']}")
+            time.sleep(0.1)
+        return facts
+
+    return wait_for

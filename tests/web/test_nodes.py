@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import combinations, count
+from itertools import combinations
 
 import pytest
 from comfyui import ROOT
+from demo_page import DEMO, TRAIN, load, queue_demo
 
-DEMO = ROOT / "example_workflows" / "Train your first LoRA (demo, no downloads).json"
-SEEDS = count(100)
-SET = """([type, values]) => {
-  const node = app.graph.nodes.find((n) => n.comfyClass === type);
-  for (const [name, value] of Object.entries(values)) node.widgets.find((w) => w.name === name).value = value;
-}"""
-
-
-def load(page, path) -> None:
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_function("app.graph.nodes.length > 4")
-
-
-def shorten(page, steps: int) -> None:
-    """A short training with a seed of its own: the same recipe would be the same, finished job."""
-    page.evaluate(SET, ["LiveLoraTrain", {"preset.steps": steps, "batch_size": 2, "seed": next(SEEDS)}])
-    page.evaluate(SET, ["LiveLoraPreview", {"every_n_steps": 2, "sampler_steps": 2, "width": 64, "height": 64,
-                                            "prompts": "flatmoji, owl\nflatmoji, red apple"}])
+PROMPTS = "flatmoji, owl\nflatmoji, red apple"
 
 
 def test_training_is_seen_as_it_goes(page, server):
-    load(page, DEMO)
-    shorten(page, steps=4)
-    page.evaluate(SET, ["LiveLoraTrain", {"held_out": 2, "validate_every": 2}])
-    page.evaluate("app.queuePrompt(0, 1)")
+    queue_demo(page, steps=4, every=2, prompts=PROMPTS, held_out=2, validate_every=2)
     page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 6", timeout=120_000)
     page.wait_for_function("[...document.querySelectorAll('.livelora .state')].some((e) => e.textContent === "
                            "'Trained 4 steps.')", timeout=60_000)
@@ -43,7 +24,7 @@ def test_training_is_seen_as_it_goes(page, server):
     titles = page.eval_on_selector_all(".livelora .round", "all => all.map((e) => e.previousSibling.textContent)")
     assert titles == ["Step 4", "Step 2", "Before training"]
     assert page.get_attribute(".livelora [role=progressbar]", "aria-valuenow") == "4"
-    assert page.is_hidden(".livelora button")
+    assert page.is_hidden(".livelora .go") and page.is_hidden(".livelora [data-action=stop]")
     losses = page.text_content(".livelora .losses")
     assert re.fullmatch(r"loss \d\.\d{4} · held-out \d\.\d{3} → \d\.\d{3} \([−+]?\d+ %\)(, best \d\.\d{3} at step 2)?",
                         losses), losses
@@ -52,8 +33,8 @@ def test_training_is_seen_as_it_goes(page, server):
     assert page.problems == []
 
 
-FACTS = {"state": "training", "message": "", "step": 75, "steps": 100, "eta": 30, "warnings": [], "loss": 0.23456,
-         "validation": [], "validation_base": None, "best": None, "skipped": 0, "learning_rate": 1e-4}
+FACTS = {"state": "training", "message": "", "actions": [], "step": 75, "steps": 100, "eta": 30, "warnings": [],
+         "loss": 0.23456, "validation": [], "validation_base": None, "best": None, "skipped": 0, "learning_rate": 1e-4}
 POINTS = [[0, 0.4], [25, 0.205], [75, 0.265]]
 
 
@@ -82,23 +63,8 @@ def test_the_loss_line_tells_what_is_known(page):
         assert page.text_content(".livelora .losses") == line
 
 
-def test_the_stop_button_ends_training_and_keeps_what_was_learned(page, server):
-    load(page, DEMO)
-    shorten(page, steps=2000)
-    page.evaluate(SET, ["LiveLoraPreview", {"every_n_steps": 5000}])
-    page.evaluate("app.queuePrompt(0, 1)")
-    page.wait_for_function("[...document.querySelectorAll('.livelora .state')].some((e) => "
-                           "e.textContent.startsWith('Step ') && e.textContent.includes('of 2000'))", timeout=120_000)
-    page.eval_on_selector(".livelora button", "button => button.click()")
-    page.wait_for_function("[...document.querySelectorAll('.livelora .state')].some((e) => "
-                           "e.textContent.startsWith('Stopped at step'))", timeout=60_000)
-    assert server.get("/livelora/jobs")[-1]["state"] == "stopped"
-
-
 def test_a_reload_finds_the_job_again(page, server):
-    load(page, DEMO)
-    shorten(page, steps=2)
-    page.evaluate("app.queuePrompt(0, 1)")
+    queue_demo(page, steps=2, prompts=PROMPTS)
     page.wait_for_function("[...document.querySelectorAll('.livelora .state')].some((e) => e.textContent === "
                            "'Trained 2 steps.')", timeout=120_000)
     workflow = page.evaluate("app.graph.serialize()")
@@ -149,8 +115,7 @@ def test_choosing_a_preset_fills_in_its_values(page):
     assert found == [[16, 1200], [48, 2000]]
 
 
-canvas_only = pytest.mark.parametrize("page", [False], indirect=True, ids=["canvas"])
-TRAIN = "const node = app.graph.nodes.find((n) => n.comfyClass === 'LiveLoraTrain');"
+canvas_only = pytest.mark.parametrize("open_page", [False], indirect=True, ids=["canvas"])
 SHOWN = f"""async () => {{
   {TRAIN}
   const [saved, prompt] = [node.serialize(), await app.graphToPrompt()];
@@ -195,9 +160,9 @@ def advanced_inputs(server, workflow: dict) -> tuple[list[str], list[str]]:
 def test_advanced_inputs_are_folded_away_until_the_button_is_pressed(page, server):
     load(page, DEMO)
     names, changed = advanced_inputs(server, json.loads(DEMO.read_text(encoding="utf-8")))
-    assert len(names) == 50 and len(changed) == 1
+    assert len(names) == 52 and len(changed) == 1
     folded = page.evaluate(SHOWN)
-    assert folded["button"] == "Show 50 advanced inputs (1 changed)"
+    assert folded["button"] == "Show 52 advanced inputs (1 changed)"
     assert folded["shown"] == [] and folded["height"] == folded["needed"] < 600
     press_the_fold_button(page)
     opened = page.evaluate(SHOWN)
@@ -212,6 +177,32 @@ def test_advanced_inputs_are_folded_away_until_the_button_is_pressed(page, serve
 
 
 @canvas_only
+def test_the_fold_follows_an_engine_whose_inputs_come_and_go(page):
+    """LoRA Captioner: two rare inputs of its own, and two of an engine that is asked."""
+    found = page.evaluate("""async () => {
+      app.graph.clear();
+      const node = LiteGraph.createNode("LiveLoraCaption");
+      app.graph.add(node);
+      const engine = node.widgets.find((w) => w.name === "engine");
+      const seen = {};
+      for (const name of ["template", "vision-language folder", "tagger", "ComfyUI text model"]) {
+        engine.value = name;
+        engine.callback?.(name, app.canvas, node);
+        app.canvas.setDirty(true, true);
+        await new Promise((done) => setTimeout(done, 500));
+        const rare = node.widgets.filter((w) => w.options?.advanced);
+        seen[name] = [node.widgets.find((w) => w.name === "advanced").label, rare.every((w) => w.hidden)];
+      }
+      return seen;
+    }""")
+    assert found == {"template": ["Show 2 advanced inputs", True],
+                     "vision-language folder": ["Show 4 advanced inputs", True],
+                     "tagger": ["Show 2 advanced inputs", True],
+                     "ComfyUI text model": ["Show 4 advanced inputs", True]}
+    assert page.problems == []
+
+
+@canvas_only
 def test_an_advanced_input_that_is_linked_is_never_folded_away(page, server):
     load(page, DEMO)
     page.evaluate(f"""() => {{
@@ -221,7 +212,7 @@ def test_an_advanced_input_that_is_linked_is_never_folded_away(page, server):
       source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "extra_steps"));
     }}""")
     linked = page.evaluate(SHOWN)
-    assert linked["shown"] == ["extra_steps"] and linked["button"] == "Show 49 advanced inputs (1 changed)"
+    assert linked["shown"] == ["extra_steps"] and linked["button"] == "Show 51 advanced inputs (1 changed)"
     workflow = page.evaluate("JSON.stringify(app.graph.serialize())")
     page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(workflow))
     loaded = page.evaluate(SHOWN)
@@ -234,7 +225,7 @@ def test_an_advanced_input_that_is_linked_is_never_folded_away(page, server):
 @canvas_only
 def test_a_copy_and_a_saved_workflow_stay_open_or_folded(page, server):
     load(page, DEMO)
-    for shown in (0, 50):
+    for shown in (0, 52):
         assert page.evaluate(f"{TRAIN} node.clone().widgets.filter((w) => w.options?.advanced && !w.hidden).length"
                              ) == shown
         workflow = page.evaluate("JSON.stringify(app.graph.serialize())")
@@ -245,7 +236,7 @@ def test_a_copy_and_a_saved_workflow_stay_open_or_folded(page, server):
     assert "Invalid workflow" not in page.inner_text("body")
 
 
-@pytest.mark.parametrize("page", [True], indirect=True, ids=["nodes 2.0"])
+@pytest.mark.parametrize("open_page", [True], indirect=True, ids=["nodes 2.0"])
 def test_nodes_2_0_folds_by_itself_and_gets_no_button_of_ours(page, server):
     load(page, DEMO)
     train = page.locator("[data-node-id='{}']".format(page.evaluate(f"() => {{ {TRAIN} return node.id; }}")))
@@ -253,5 +244,5 @@ def test_nodes_2_0_folds_by_itself_and_gets_no_button_of_ours(page, server):
     names, _ = advanced_inputs(server, json.loads(DEMO.read_text(encoding="utf-8")))
     page.wait_for_function("(last) => document.body.innerText.includes(last)", arg=names[-1])
     assert all(name in train.inner_text() for name in names)
-    assert not {"advanced", "Show 50 advanced inputs (1 changed)"} & set(train.inner_text().splitlines())
+    assert not {"advanced", "Show 52 advanced inputs (1 changed)"} & set(train.inner_text().splitlines())
     assert page.problems == []

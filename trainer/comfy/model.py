@@ -13,6 +13,7 @@ import comfy.model_base
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
+import comfyui_version
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -24,14 +25,19 @@ from ..packages import require
 from ..view import Weight, build_view
 from .attention import RotaryAttention
 from .checks import check
-from .sampling import draw
+from .sampling import draw, is_loaded
 from .text import by_length, encode_text, side_by_side
-from .vae import encode_image
+from .vae import encode_images
 
 try:
     from comfy.quant_ops import QuantizedTensor
 except ImportError:  # a ComfyUI without quantized checkpoints
     QuantizedTensor = ()
+
+
+VERSION = comfyui_version.__version__
+LOADS = 3
+"""Times that loading is tried while somebody else changes what is loaded."""
 
 
 class ComfyHost:
@@ -47,18 +53,29 @@ class ComfyHost:
         self._live: Any = patcher.model.diffusion_model
         self.device: torch.device = patcher.load_device
         self.dtype: torch.dtype = self._base.get_dtype_inference()
+        self._encoders: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
-        """From the start of every weight, unpatched, and of every patch: a second for a large model."""
-        digest = hashlib.sha256()
-        for key, value in self._live.named_parameters():
-            unpatched = self._patcher.backup.get(f"diffusion_model.{key}")
-            weight = value if unpatched is None else unpatched.weight
-            digest.update(f"{key} {tuple(value.shape)}".encode() + _start(weight))
-        for key, patches in sorted(self._patcher.patches.items(), key=lambda entry: str(entry[0])):
-            for strength, patch, *_ in patches:
-                digest.update(f"{key} {strength}".encode() + b"".join(map(_start, _tensors(patch))))
-        return digest.hexdigest()
+        """Of the transformer and what is patched on it: a second for a large model."""
+        return fingerprint(self._patcher)
+
+    def image_encoder(self) -> str:
+        """Of the VAE, the device and the version of ComfyUI, on which rounding depends, and the family's scaling."""
+        return self._encoders_now()[0]
+
+    def text_encoder(self, text: str) -> str:
+        """Of CLIP, what was set on it, the device and the version of ComfyUI; empty if the text names an embedding,
+        which is a file that may change."""
+        return "" if "embedding:" in text else self._encoders_now()[1]
+
+    def _encoders_now(self) -> tuple[str, str]:
+        if not self._encoders:
+            vae, clip = self._vae, self._clip
+            settings = repr([clip.layer_idx, clip.tokenizer_options])
+            self._encoders = (
+                " ".join([fingerprint(vae.patcher), self.family, str(vae.vae_dtype), vae.device.type, VERSION]),
+                " ".join([fingerprint(clip.patcher), settings, clip.patcher.load_device.type, VERSION]))
+        return self._encoders
 
     def geometry(self) -> Geometry:
         """Of this FLUX.1; T5 gives 256 tokens for a usual caption."""
@@ -68,8 +85,15 @@ class ComfyHost:
 
     def load(self, room: int) -> None:
         """Loads the wired model as a prompt would, leaving `room` bytes of the device free."""
-        with torch.inference_mode():
-            mm.load_models_gpu([self._patcher], memory_required=room)
+        for attempt in range(LOADS):
+            try:
+                with torch.inference_mode():
+                    mm.load_models_gpu([self._patcher], memory_required=room)
+                break
+            except (TypeError, AttributeError, IndexError, ValueError):
+                # "Unload models" came at the same time: ComfyUI's list of loaded models has no lock (0.20 to 0.30)
+                if attempt == LOADS - 1:
+                    raise
         if self._base.current_weight_patches_uuid != self._patcher.patches_uuid:
             raise RuntimeError("ComfyUI loaded the model with other patches than those wired into LoRA Train. "
                                "Queue the workflow again.")
@@ -82,9 +106,28 @@ class ComfyHost:
         """Double-stream blocks, then single-stream blocks."""
         return [*view.get_submodule("double_blocks").children(), *view.get_submodule("single_blocks").children()]
 
-    def encode_image(self, image: Tensor) -> Tensor:
-        """(h, w, 3) → (C, H, W), scaled as the transformer expects it."""
-        return self._base.process_latent_in(encode_image(self._vae, image))[0]
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) → (B, C, H, W), scaled as the transformer expects it."""
+        return self._base.process_latent_in(encode_images(self._vae, images))
+
+    def given_latents(self, latents: Tensor) -> Tensor:
+        """As a LATENT holds them → scaled. Raises ValueError if they are of another kind of VAE."""
+        channels = self._base.latent_format.latent_channels
+        if latents.shape[0] != channels:
+            raise ValueError(f"The dataset's latents have {latents.shape[0]} channels, and {self.family} works with "
+                             f"{channels}. Encode the images with the VAE that belongs to the model.")
+        return self._base.process_latent_in(latents[None])[0]
+
+    def given_text(self, text: Text) -> Text:
+        """As a CONDITIONING holds it. Raises ValueError if it is of other text encoders."""
+        wanted = self._live.txt_in.in_features, self._live.vector_in.in_layer.in_features
+        pooled = text.get("pooled_output")
+        found = text["cond"].shape[-1], 0 if pooled is None else pooled.shape[-1]
+        if found != wanted:
+            raise ValueError(f"The dataset's conditioning has the widths {found[0]} and {found[1]}, and the model "
+                             f"takes {wanted[0]} (T5) and {wanted[1]} (CLIP-L). Encode the captions with the CLIP that "
+                             "belongs to the model.")
+        return text
 
     def encode_text(self, text: str) -> Text:
         """What CLIPTextEncode would give, on the CPU."""
@@ -111,16 +154,34 @@ class ComfyHost:
         pred = view(noisy.to(self.dtype), sigmas.float(), context=context, transformer_options=options, **values)
         return pred.float()
 
-    def sampler(self, lora: dict[str, Tensor]) -> Sampler:
+    def undisturbed(self) -> bool:
+        """Whether the wired model is still loaded with its own patches. "Unload models" and an out-of-memory error
+        elsewhere take no lease."""
+        return is_loaded(self._patcher)
+
+    def sampler(self, lora: dict[str, Tensor], strength: float) -> Sampler:
         """KSampler on the wired model with the LoRA applied by ComfyUI's own loader."""
         with torch.inference_mode():
-            patched = with_lora(self._patcher, lora)
+            patched = with_lora(self._patcher, lora, strength)
 
         return partial(draw, patched, self._vae)
 
     def hand_back_interrupt(self) -> None:
         """Sets the flag again that our work has eaten."""
         mm.interrupt_current_processing(True)
+
+
+def fingerprint(patcher: ModelPatcher) -> str:
+    """From the start of every weight, unpatched, and of every patch."""
+    digest = hashlib.sha256()
+    for key, value in patcher.model.named_parameters():
+        unpatched = patcher.backup.get(key)
+        weight = value if unpatched is None else unpatched.weight
+        digest.update(f"{key} {tuple(value.shape)}".encode() + _start(weight))
+    for key, patches in sorted(patcher.patches.items(), key=lambda entry: str(entry[0])):
+        for strength, patch, *_ in patches:
+            digest.update(f"{key} {strength}".encode() + _parts(patch))
+    return digest.hexdigest()
 
 
 def fetch(live: Any, like: Tensor) -> Weight:
@@ -152,12 +213,14 @@ def _nothing() -> None:
     return None
 
 
-def _tensors(patch: Any) -> list[Tensor]:
-    """The tensors of a weight patch: an adapter with `weights`, a tuple such as ("diff", (tensor,)), or a tensor."""
+def _parts(patch: Any) -> bytes:
+    """What tells a weight patch apart: the tensors and numbers of an adapter with `weights`, of a tuple such as
+    ("diff", (tensor,)), or a tensor."""
     if torch.is_tensor(patch):
-        return [patch]
-    parts = getattr(patch, "weights", patch if isinstance(patch, (tuple, list)) else ())
-    return [tensor for part in parts for tensor in _tensors(part)]
+        return _start(patch)
+    if isinstance(patch, (int, float, str)):
+        return repr(patch).encode()
+    return b"".join(map(_parts, getattr(patch, "weights", patch if isinstance(patch, (tuple, list)) else ())))
 
 
 def _start(tensor: Tensor) -> bytes:
@@ -166,8 +229,8 @@ def _start(tensor: Tensor) -> bytes:
     return raw.detach().reshape(-1)[:64].contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
-def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor]) -> ModelPatcher:
-    """A clone of the model with a LoRA applied at strength 1 by ComfyUI's own loader; the wired one stays as it is."""
-    patched, _ = comfy.sd.load_lora_for_models(patcher, None, formats.write(lora, "ComfyUI"), 1.0, 0.0)
+def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor], strength: float = 1.0) -> ModelPatcher:
+    """A clone of the model with a LoRA applied by ComfyUI's own loader; the wired one stays as it is."""
+    patched, _ = comfy.sd.load_lora_for_models(patcher, None, formats.write(lora, "ComfyUI"), strength, 0.0)
     assert patched is not None, "it is None only if the model is"
     return patched

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..data.table import SUFFIXES
+
 PACK_DATASETS = Path(__file__).resolve().parents[2] / "example_workflows"
 
 
@@ -26,6 +28,19 @@ def dataset_folder(text: str) -> Path:
     return own if own.is_dir() and not (home / path).exists() else home / path
 
 
+def table_path(text: str) -> Path:
+    """An absolute path as it is; else a file under ComfyUI's input folder.
+
+    Raises ValueError if it is no .csv or .jsonl or leads out of the input folder."""
+    path, home = Path(text.strip()).expanduser(), Path(folder_paths.get_input_directory())
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"A table is a .csv or a .jsonl file, got '{text}'. Give an absolute path, or a name under "
+                         f"ComfyUI's input folder ({home}) such as captions.csv.")
+    if not path.is_absolute() and ".." in path.parts:
+        raise ValueError(f"The table '{text}' leads out of ComfyUI's input folder. Give an absolute path instead.")
+    return home / path
+
+
 def loras_folder() -> Path:
     """Where new LoRAs go: the first of ComfyUI's loras folders."""
     return Path(folder_paths.get_folder_paths("loras")[0])
@@ -41,6 +56,9 @@ def lora_path(name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
-def jobs_folder() -> Path:
-    """Where jobs live."""
-    return Path(folder_paths.get_user_directory()) / "livelora" / "jobs"
+def own_folder(user: str) -> Path:
+    """Where a person's jobs and encodings live. Raises ValueError if ComfyUI cannot have a user of that name."""
+    folder = folder_paths.get_public_user_directory(user)
+    if folder is None or Path(folder).parent != Path(folder_paths.get_user_directory()):
+        raise ValueError(f"ComfyUI has no user '{user}'.")
+    return Path(folder) / "livelora"

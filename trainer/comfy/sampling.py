@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management as mm
@@ -14,25 +14,58 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..host import SampleSettings, Text
+from ..host import GiveWay, SampleSettings, Text
 from .interrupts import translated
 from .vae import decode_image
 
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+TRIES = 3
 
 
-def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, settings: SampleSettings) -> Tensor:
-    """A picture (h, w, 3) in 0…1, pixel for pixel that of KSampler on an empty latent. Raises Interrupted."""
+def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, settings: SampleSettings,
+         give_way: Callable[[], bool]) -> Tensor:
+    """A picture (h, w, 3) in 0…1, pixel for pixel that of KSampler on an empty latent. The LoRA is in `model`;
+    `settings.strength` is not looked at.
+
+    `give_way` is asked in every sampler step; when it is true, GiveWay is raised. A picture during which somebody took
+    the model off its device is drawn again. Raises Interrupted, and RuntimeError if that happened three times."""
+    for attempt in range(TRIES):
+        try:
+            latents = _latents(model, prompt, negative, settings, give_way)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a step whose weights leave the device under it fails; so may one of its own accord
+            if is_loaded(model) or attempt == TRIES - 1:
+                raise
+        else:
+            if is_loaded(model):
+                return decode_image(vae, latents)
+    raise RuntimeError(f"ComfyUI unloaded the model {TRIES} times while this picture was drawn. Unload models and call "
+                       "/free less often while a LoRA trains.")
+
+
+def is_loaded(model: ModelPatcher) -> bool:
+    """Whether the model is where a load left it, with its own patches: /free and "Unload Models" take it away at any
+    time, and what is computed afterwards is without its LoRA."""
+    patches = model.model.current_weight_patches_uuid  # goes first; under DynamicVRAM it stays, and only the list tells
+    return patches == model.patches_uuid and any(loaded is model for loaded in mm.loaded_models())
+
+
+def _latents(model: ModelPatcher, prompt: Text, negative: Text, settings: SampleSettings,
+             give_way: Callable[[], bool]) -> Tensor:
+    def between_steps(*_: Any) -> None:
+        if give_way():
+            raise GiveWay
+
     with torch.inference_mode(), _global_rng_restored(), translated():
         shape = (1, _channels(model), settings.height // 8, settings.width // 8)
         empty = torch.zeros(shape, device=mm.intermediate_device())
         noise = comfy.sample.prepare_noise(empty, settings.seed)
-        latents = comfy.sample.sample(
+        return comfy.sample.sample(
             model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
             _conditioning(prompt, settings), _conditioning(negative, settings), empty,
-            disable_pbar=True, seed=settings.seed)
-    return decode_image(vae, latents)
+            callback=between_steps, disable_pbar=True, seed=settings.seed)
 
 
 def _channels(model: ModelPatcher) -> int:

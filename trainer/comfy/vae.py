@@ -1,6 +1,6 @@
 """Pictures through the wired VAE.
 
-Shapes: C latent channels, H W latent rows and columns, h w pixels.
+Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor
 from .interrupts import translated
 
 
-def encode_image(vae: comfy.sd.VAE, image: Tensor) -> Tensor:
-    """(h, w, 3) in 0…1 → raw latents (1, C, H, W), fp32, on the CPU."""
+def encode_images(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
+    """(B, h, w, 3) in 0…1 → raw latents (B, C, H, W), fp32, on the CPU."""
     with torch.inference_mode(), translated():
-        latents = vae.encode(image[None])
+        latents = vae.encode(images)
     return latents.clone().float().cpu()
 
 

@@ -1,30 +1,109 @@
-"""Aspect-ratio buckets: picture sizes of about the same area, so that nothing is squeezed and little is cut off."""
+"""Aspect-ratio buckets: picture sizes of about the same area, so that nothing is squeezed and little is cut off.
+
+The algorithm is that of sd-scripts (kohya-ss/sd-scripts, `BucketManager.select_bucket`), so that its configurations
+give the sizes they give there."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-MAX_ASPECT = 4.0
-"""Longer pictures are cropped to this ratio of the long edge to the short one."""
+MAX_ASPECT = 4
+"""Longer pictures are cropped to this ratio of the long edge to the short one, if we choose the buckets."""
+FINEST = 16
+"""The model takes no other edges than multiples of this: 8 pixels for a latent, 2 latents for a token."""
+Size = tuple[int, int]
+"""Width and height."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Sizes of about the area of `resolution`, and which of them is for which picture."""
+
+    resolution: Size
+    step: int = 64
+    """Edges are multiples of this."""
+    smallest: int = 256
+    """Edge; this and the next count only where pictures may be enlarged."""
+    largest: int = 1024
+    upscale: bool = True
+    """Whether a picture may be enlarged."""
+    enabled: bool = True
+    """False: every picture is cut to `resolution`."""
+    max_aspect: float = math.inf
+    """Where pictures may not be enlarged: longer ones are cropped to this ratio."""
+
+    def choose(self, size: Size) -> Size:
+        """The (width, height) at which a picture of `size` is trained: the one that is nearest in shape, or if it may
+        not be enlarged, its own size rounded down.
+
+        Where the latter leaves nothing, as of a picture of 50 × 300 pixels in steps of 64, the steps are 16 and the
+        picture is cropped to 1:4; edges are never below 16."""
+        if not self.enabled:
+            return self.resolution
+        if self.upscale:
+            return self._nearest(size)
+        return self._own(size, self.step, self.max_aspect) or self._smallest(size)
+
+    def sizes(self) -> list[Size]:
+        """All sizes for pictures that may be enlarged, in order."""
+        area = self.resolution[0] * self.resolution[1]
+        square = int(math.sqrt(area)) // self.step * self.step
+        found = {(square, square)}
+        for width in range(self.smallest, self.largest + 1, self.step):
+            height = min(self.largest, area // width // self.step * self.step)
+            if height >= self.smallest:
+                found |= {(width, height), (height, width)}
+        return sorted(found)
+
+    def _nearest(self, size: Size) -> Size:
+        aspect = size[0] / size[1]
+        return min(self.sizes(), key=lambda s: abs(s[0] / s[1] - aspect))
+
+    def _own(self, size: Size, step: int, max_aspect: float) -> Size | None:
+        """The picture's own size if its area is that of `resolution` or less, else scaled to that; rounded down.
+
+        None if nothing would be left of an edge."""
+        width, height = _cropped(size, max_aspect)
+        if width * height > self.resolution[0] * self.resolution[1]:
+            width, height = self._scaled(width / height, step)
+        bucket = width // step * step, height // step * step
+        return bucket if min(bucket) else None
+
+    def _scaled(self, aspect: float, step: int) -> Size:
+        """The area of `resolution`, with the edge rounded that then leaves the shape closer to `aspect`."""
+        wide = math.sqrt(self.resolution[0] * self.resolution[1] * aspect)
+        width, height = _rounded(wide, step), _rounded(wide / aspect, step)
+        height_for, width_for = _rounded(width / aspect, step), _rounded(height * aspect, step)
+        if not height or not height_for:
+            return 0, 0
+        if abs(width / height_for - aspect) < abs(width_for / height - aspect):
+            return width, int(width / aspect + 0.5)
+        return int(height * aspect + 0.5), height
+
+    def _smallest(self, size: Size) -> Size:
+        """For pictures of which sd-scripts' steps leave nothing."""
+        width, height = _cropped(size, MAX_ASPECT)
+        return self._own((max(width, FINEST), max(height, FINEST)), FINEST, MAX_ASPECT) or (FINEST, FINEST)
+
+
+def _rounded(edge: float, step: int) -> int:
+    return int(edge + 0.5) // step * step
+
+
+def _cropped(size: Size, max_aspect: float) -> Size:
+    width, height = size
+    return int(min(width, max(1, height) * max_aspect)), int(min(height, max(1, width) * max_aspect))
 
 
 def step_for(resolution: int) -> int:
     """Bucket edges are multiples of this: 64 pixels, less for small trainings, never below the model's 16."""
-    return max(16, min(64, resolution // 128 * 16))
+    return max(FINEST, min(64, resolution // 128 * FINEST))
 
 
-def buckets(resolution: int) -> list[tuple[int, int]]:
-    """All (width, height) whose edges are multiples of the step and whose area is at most resolution²."""
-    step, area = step_for(resolution), resolution**2
-    found = []
-    for width in range(step, int(resolution * math.sqrt(MAX_ASPECT)) + 1, step):
-        height = min(area // width, int(width * MAX_ASPECT)) // step * step
-        if height and max(width, height) <= MAX_ASPECT * min(width, height):
-            found.append((width, height))
-    return found
-
-
-def choose(size: tuple[int, int], resolution: int) -> tuple[int, int]:
-    """The bucket whose aspect ratio is nearest to that of `size` (width, height); the larger one of equals."""
-    ratio = math.log(size[0] / size[1])
-    return min(buckets(resolution), key=lambda b: (round(abs(math.log(b[0] / b[1]) - ratio), 6), -b[0] * b[1]))
+def for_resolution(resolution: int, upscale: bool) -> Buckets:
+    """The buckets of the Dataset Loader: with edges between half and twice the `resolution`, or of the pictures' own
+    sizes, and in both cases at most 1:4."""
+    step = step_for(resolution)
+    smallest, largest = -(-resolution // (2 * step)) * step, 2 * resolution // step * step
+    return Buckets((resolution, resolution), step, smallest, largest, upscale, max_aspect=MAX_ASPECT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import re
@@ -14,33 +15,76 @@ from ..config import CaptionShuffle
 from ..files import write_atomic
 
 PLACEHOLDERS = ("trigger", "caption", "name")
+EXTENSIONS = (".txt", ".caption")
+"""Of the files beside images, the one to look for first."""
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+                    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""How a file begins → its encoding. UTF-32 before UTF-16, whose mark it begins with."""
+MOST_BYTES = 2**20
+"""Larger files are no captions."""
 
 
-def caption_path(image: Path) -> Path:
-    """`cat.png` → `cat.txt`."""
-    return image.with_suffix(".txt")
+def caption_path(image: Path, extension: str = "") -> Path:
+    """The caption's file beside an image, `cat.png` → `cat.txt`: the one that is there, else where it would be written.
+
+    `extension`: of the file, with or without its dot; empty: .txt, or else .caption."""
+    names = ["." + extension.lstrip(".")] if extension else EXTENSIONS
+    paths = [image.with_name(image.stem + name) for name in names]
+    return next((path for path in paths if os.path.lexists(path)), paths[0])
 
 
-def read(image: Path) -> str | None:
-    """The caption beside an image, or None if there is none. An empty file is an empty caption.
+def read(image: Path, extension: str = "") -> str | None:
+    """The caption beside an image, its line breaks kept, or None if there is none. An empty file is an empty caption.
 
-    Raises ValueError if the file is not UTF-8 text."""
-    path = caption_path(image)
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-    except FileNotFoundError:
+    `extension`: as for `caption_path`. Raises ValueError if the file cannot be read as text."""
+    path = caption_path(image, extension)
+    if not os.path.lexists(path):
         return None
+    return read_text(path, MOST_BYTES).strip()
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """A text file in UTF-8, or in what its byte order mark says; its lines end in \\n.
+
+    Raises ValueError that names the file if it cannot be read, is larger than `most_bytes`, or is no text."""
+    try:
+        if not path.is_file():  # also a pipe, which would have us wait for ever
+            raise ValueError(f"{path.name} is no file. Take it away, or put a text file there.")
+        if (size := path.stat().st_size) > most_bytes:
+            raise ValueError(f"{path.name} has {size / 2**20:.1f} MB, too much for what it should hold (at most "
+                             f"{most_bytes / 2**20:g} MB). Look at what it is.")
+        data = path.read_bytes()
+    except OSError as err:
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Look whether it can be opened.") from err
+    return _decode(path.name, data)
+
+
+def _decode(name: str, data: bytes) -> str:
+    encoding = next((e for mark, e in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as err:
-        raise ValueError(f"{path.name} is not UTF-8 text (byte {err.start} is {err.object[err.start]:#04x}). "
-                         "Save it again with the encoding UTF-8.") from err
+        what = "UTF-8" if encoding == "utf-8" else encoding.removesuffix("-sig").upper()
+        raise ValueError(f"{name} is not {what} text (byte {err.start} is {data[err.start]:#04x}). Save it again with "
+                         "the encoding UTF-8.") from err
+    if "\0" in text:  # a picture or a program; or UTF-16 without its mark, of which ASCII letters pass for UTF-8
+        raise ValueError(f"{name} is not UTF-8 text (character {text.index(chr(0))} is a zero). Save it again with the "
+                         "encoding UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def write(image: Path, caption: str) -> None:
-    """Writes the caption beside an image. What was there before is kept once, as `.txt.bak`."""
-    path = caption_path(image)
-    backup = path.with_suffix(".txt.bak")
+def one_line(text: str) -> str:
+    """A text with single spaces for its line breaks and other white space."""
+    return " ".join(text.split())
+
+
+def write(image: Path, caption: str, extension: str = "") -> None:
+    """Writes the caption beside an image, to the file that `read` reads. What was there before is kept once, with .bak
+    added to its name. Raises OSError if the disk does not take it; then what was there is still there."""
+    path = caption_path(image, extension)
+    backup = path.with_name(path.name + ".bak")
     if path.exists() and not backup.exists():
-        os.replace(path, backup)
+        write_atomic(backup, path.read_bytes())
     write_atomic(path, (caption + "\n").encode())
 
 

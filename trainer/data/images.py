@@ -2,57 +2,148 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import io
 import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageFile, features
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .dataset import Dataset
+from .augment import View, recolor
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
+"""Pillow's names. No others: its reader of EPS, for one, starts another program."""
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+"""How a HEIC file begins, after its first 8 bytes (ISO/IEC 23008-12, B.4)."""
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: decoded, they would fill the memory (100 megapixels are 300 MB)."""
+MAX_BYTES = 10 * MAX_PIXELS
+"""Larger files are refused unread. 100 megapixels with 16 bits of red, green, blue and alpha are 8 bytes each."""
+EDGE = 512
+"""Sharpness is measured at the area of a square with this edge."""
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
+"""EXIF's Orientation → what turns the picture upright."""
 
 
-def measure(path: Path) -> tuple[int, int]:
-    """Decodes a picture wholly and gives its upright (width, height).
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a picture without looking at it again."""
+
+    size: tuple[int, int]
+    """Upright width and height in pixels."""
+    digest: str
+    """SHA-256 of the file."""
+    perceptual_hash: int
+    """64 bits, see `difference_hash`."""
+    sharpness: float
+    """See `sharpness`."""
+    transparent: bool
+    """Whether any of it is."""
+
+
+def examine(path: Path) -> Facts:
+    """Reads a picture once and decodes it wholly, a JPEG at a lower resolution, which finds damage as well.
 
     Raises ValueError that says what is wrong with it and what to do."""
+    data = read(path)
+    with naming(path), _opened(path, data) as image:
+        width, height = image.size
+        scale = EDGE / math.sqrt(width * height)
+        small = max(1, round(width * scale)), max(1, round(height * scale))
+        image.draft("L", small)  # of a JPEG
+        image.load()
+        _check(image.format, data)
+        orientation, shown = _orientation(image), _eight_bits(image)
+        transparent = shown.has_transparency_data and cast("tuple[int, int]", _alpha(shown).getextrema())[0] < 255
+        grey = _as("L", on_page(shown, "white")).resize(small, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        return Facts((height, width) if orientation >= 5 else (width, height), hashlib.sha256(data).hexdigest(),
+                     difference_hash(_turned(grey, orientation)), sharpness(grey), transparent)
+
+
+def difference_hash(grey: Image.Image) -> int:
+    """64 bits that say where a picture becomes brighter to the right; alike, but for a few, for those that look alike.
+
+    dHash, as in Krawetz, "Kind of Like That", 2013, https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That
+    .html"""
+    pixels = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+    return int("".join("01"[brighter] for brighter in (pixels[:, 1:] > pixels[:, :-1]).flatten().tolist()), 2)
+
+
+def sharpness(grey: Image.Image) -> float:
+    """The variance of the Laplacian: low where nothing has an edge, so compare only pictures of one size.
+
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000."""
+    y = np.asarray(grey).astype(np.int16)
+    if min(y.shape) < 3:
+        return 0.0
+    laplacian = -4 * y[1:-1, 1:-1]
+    for neighbour in (y[:-2, 1:-1], y[2:, 1:-1], y[1:-1, :-2], y[1:-1, 2:]):
+        laplacian += neighbour
+    return float(laplacian.var())
+
+
+def load(path: Path, bucket: tuple[int, int], view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
+    """A picture (h, w, 3) in 0…1, scaled to cover `bucket` (width, height) and cut to it as `view` says.
+
+    In sRGB; transparent parts become white. Raises ValueError as `examine` does."""
+    data = read(path)
+    with naming(path):
+        image = upright(path, data)
+        pixels = _cut(_to_srgb(_plain(image), image.info.get("icc_profile")), bucket, view)
+    if view.color:
+        shown = recolor(Image.fromarray(pixels.numpy()), hashlib.sha256(data).hexdigest(), view.color)
+        pixels = torch.from_numpy(np.array(shown))
+    return pixels.float().div_(255)
+
+
+def read(path: Path) -> bytes:
+    """A picture's file. Raises ValueError if it cannot be one."""
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{path.name} is {image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} "
-                                 "megapixels. Make it smaller: training scales it down anyway.")
-            image.load()
-            return ImageOps.exif_transpose(image).size
+        if not path.is_file():
+            raise ValueError(f"{path.name} is not a file. Take it away, or put the picture there.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.name} has {path.stat().st_size / 2**30:.1f} GB, more than a picture of "
+                             f"{MAX_PIXELS // 10**6} megapixels needs. Make it smaller.")
+        if data := path.read_bytes():
+            return data
+        raise ValueError(f"{path.name} cannot be read as a picture (it is empty). Replace it.")
+    except OSError as err:
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Look whether it can be opened.") from err
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong with a picture into a ValueError that names it."""
+    try:
+        yield
     except Image.DecompressionBombError as err:
         raise ValueError(f"{path.name} is too large to open safely ({err}). Make it smaller.") from err
-    except (OSError, SyntaxError, ValueError) as err:
+    except Exception as err:  # pillow's decoders raise nearly every kind of error for a broken file
         if isinstance(err, ValueError) and str(err).startswith(path.name):
             raise
-        raise ValueError(f"{path.name} cannot be read as a picture ({err}). Replace it or save it anew.") from err
+        what = str(err) or type(err).__name__
+        raise ValueError(f"{path.name} cannot be read as a picture ({what}). Replace it or save it anew.") from err
 
 
-def load(path: Path, bucket: tuple[int, int]) -> Tensor:
-    """A picture (h, w, 3) in 0…1, scaled to cover `bucket` (width, height) and cut to it around the centre.
-
-    Transparent parts become white."""
-    fitted = ImageOps.fit(on_page(upright(path), "white").convert("RGB"), bucket, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
-
-
-def upright(path: Path) -> Image.Image:
-    """A picture turned as its EXIF data says."""
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16-bit greys: pillow's `convert` clips them, which makes most of them white
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    return image
+def upright(path: Path, data: bytes) -> Image.Image:
+    """A picture from its file's content, decoded and turned as its EXIF data says, with 8 bits a channel."""
+    with _opened(path, data) as image:
+        image.load()
+        return _turned(_eight_bits(image), _orientation(image))
 
 
 def on_page(image: Image.Image, color: str) -> Image.Image:
@@ -64,13 +155,123 @@ def on_page(image: Image.Image, color: str) -> Image.Image:
     return page
 
 
-def contact_sheet(dataset: Dataset, edge: int = 128, most: int = 48) -> Tensor:
-    """The first images of a dataset side by side, as they will be cut: (h, w, 3) in 0…1."""
-    shown = dataset.items[:most]
-    columns = min(len(shown), max(4, math.ceil(math.sqrt(len(shown) * 1.5))))
-    sheet = Image.new("RGB", (columns * edge, -(-len(shown) // columns) * edge), "white")
-    for place, item in enumerate(shown):
-        picture = Image.fromarray((load(item.path, item.bucket) * 255).round().byte().numpy())
-        sheet.paste(ImageOps.pad(picture, (edge - 4, edge - 4), color="white"),
-                    (place % columns * edge + 2, place // columns * edge + 2))
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)
+def box(size: tuple[int, int], bucket: tuple[int, int], view: View) -> tuple[int, int, int, int]:
+    """What of a picture of `size` (width, height) is scaled to `bucket`: left, top, right and bottom in its pixels."""
+    scale = min(size[0] / bucket[0], size[1] / bucket[1])
+    width, height = max(1, round(bucket[0] * scale)), max(1, round(bucket[1] * scale))
+    left, top = round((size[0] - width) * view.x), round((size[1] - height) * view.y)
+    return left, top, left + width, top + height
+
+
+def _cut(image: Image.Image, bucket: tuple[int, int], view: View) -> Tensor:
+    """The pixels of an RGB picture, (h, w, 3) uint8. Bicubic, antialiased: as by pillow, but several times faster."""
+    left, top, right, bottom = box(image.size, bucket, view)
+    pixels = torch.from_numpy(np.array(image))[top:bottom, left:right]
+    if (right - left, bottom - top) != bucket:
+        pixels = torch.nn.functional.interpolate(pixels.permute(2, 0, 1)[None], size=(bucket[1], bucket[0]),
+                                                 mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    return (pixels.flip(1) if view.flip else pixels).contiguous()
+
+
+def _opened(path: Path, data: bytes) -> Image.Image:
+    """Not decoded yet; its content tells what it is, not its name. Raises ValueError if it has too many pixels."""
+    brand = data[4:12].removeprefix(b"ftyp")
+    if brand in HEIC_BRANDS and not _can_heic():
+        raise ValueError(f"{path.name} is a HEIC picture, which needs the Python package pillow-heif. Install it (pip "
+                         "install pillow-heif) and restart ComfyUI, or save the picture as JPEG or PNG.")
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        image = Image.open(io.BytesIO(data), formats=known)
+    except Image.UnidentifiedImageError as err:
+        if brand == b"avif" and not features.check("avif"):
+            raise ValueError(f"{path.name} is an AVIF picture, which this pillow cannot read. Update it (pip install "
+                             "-U pillow) and restart ComfyUI, or save the picture as JPEG or PNG.") from err
+        raise ValueError(f"its content is none of {', '.join(known)}") from err
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{path.name} is {image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} "
+                         "megapixels. Make it smaller: training scales it down anyway.")
+    return image
+
+
+def _check(format: str | None, data: bytes) -> None:
+    """Raises ValueError for damage that pillow passes over: it does not look at the checksums of a PNG's pixels, nor
+    for the end of a JPEG if another custom node has set LOAD_TRUNCATED_IMAGES."""
+    if format == "PNG":
+        offset = 8
+        while offset + 12 <= len(data):
+            length, kind = struct.unpack_from(">I4s", data, offset)
+            end = offset + 8 + length
+            checksum = struct.pack(">I", zlib.crc32(memoryview(data)[offset + 4:end]))
+            if kind[:1].isupper() and checksum != data[end:end + 4]:
+                raise ValueError(f"it is damaged: the checksum of its {kind.decode('latin-1')} is wrong")
+            if kind == b"IEND":
+                return
+            offset = end + 4
+    elif ImageFile.LOAD_TRUNCATED_IMAGES and format in ("JPEG", "MPO"):
+        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError("image file is truncated")
+
+
+def _can_heic() -> bool:
+    """Tells pillow of pillow-heif, if that is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return True
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 to 8; 1 where it is none of these or the EXIF data is broken."""
+    with contextlib.suppress(Exception):  # of many kinds; the picture itself can be good all the same
+        found = image.getexif().get(0x0112)
+        return found if found in TURNS else 1
+    return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greys scaled, not clipped as pillow's `convert` does, which makes most of them white."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white. Save it with "
+                         "8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    deep = np.asarray(image)
+    if deep.size and not (deep.min() >= 0 and deep.max() <= 65535):
+        raise ValueError("its pixels have more than 16 bits. Save it with 8 or 16 bits")
+    grey = Image.fromarray((deep / 257).round().astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey = Image.merge("LA", (grey, Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8))))
+    grey.info |= {key: value for key, value in image.info.items() if key != "transparency"}
+    return grey
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA").getchannel("A")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """On white, in the colour space of its profile: grey, RGB or CMYK."""
+    mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    return _as(mode, on_page(image, "white"))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A grey, RGB or CMYK picture in sRGB. A profile that is broken or meant for other modes counts as none."""
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            known: Any = source.profile
+            if not (known.profile_description or "").startswith("sRGB"):
+                srgb = ImageCms.createProfile("sRGB")
+                return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image
+    return _as("RGB", image)
+
+
+def _as(mode: str, image: Image.Image) -> Image.Image:
+    """Pillow's `convert`, but no copy where nothing is to be done."""
+    return image if image.mode == mode else image.convert(mode)

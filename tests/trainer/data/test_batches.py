@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from livelora.trainer.data.batches import Batches
 
 IMAGES = st.lists(st.tuples(st.sampled_from(["wide", "tall", "square"]), st.integers(1, 4)), min_size=1, max_size=20)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(IMAGES, st.integers(1, 5), st.integers(0, 2**64 - 1))
 def test_an_epoch_has_every_image_as_often_as_it_repeats(images, batch_size, seed):
     batches = Batches(images, batch_size, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -52,6 +53,68 @@ def test_writing_keeps_the_first_version(tmp_path):
     assert (tmp_path / "a.txt.bak").read_text() == "mine"
     captions.write(tmp_path / "new.png", "fresh")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "a.txt.bak", "new.txt"]
+
+
+def test_a_caption_file_is_written_where_it_was_read(tmp_path):
+    image = tmp_path / "a.b.png"
+    (tmp_path / "a.b.caption").write_text("mine")
+    captions.write(image, "edited")
+    assert (tmp_path / "a.b.caption").read_text() == "edited\n" and captions.read(image) == "edited"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.caption", "a.b.caption.bak"]
+    captions.write(image, "tags", "tags")
+    assert captions.read(image, ".tags") == "tags" and captions.read(image) == "edited"
+
+
+def test_a_txt_file_goes_before_a_caption_file(tmp_path):
+    image = tmp_path / "a.png"
+    assert captions.read(image) is None
+    (tmp_path / "a.caption").write_text("second")
+    assert captions.read(image) == "second" and captions.read(image, "txt") is None
+    (tmp_path / "a.txt").write_text("")
+    assert captions.read(image) == "" and captions.read(image, ".caption") == "second"
+
+
+@pytest.mark.parametrize("content", [
+    "é\n猫 🐈".encode(), b"\xef\xbb\xbf" + "é\n猫 🐈".encode(), "é\r\n猫 🐈\r\n".encode(), "é\r猫 🐈".encode(),
+    b"\xff\xfe" + "é\n猫 🐈".encode("utf-16-le"), b"\xfe\xff" + "é\r\n猫 🐈".encode("utf-16-be"),
+    b"\xff\xfe\0\0" + "é\n猫 🐈".encode("utf-32-le")])
+def test_encodings_and_line_ends_of_all_systems_read_alike(tmp_path, content):
+    """Byte order marks as in the Unicode Standard, section 23.8."""
+    (tmp_path / "a.txt").write_bytes(content)
+    assert captions.read(tmp_path / "a.png") == "é\n猫 🐈"
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"caf\xe9", "a.txt is not UTF-8 text (byte 3 is 0xe9)"),
+    ("cat".encode("utf-16-le"), "a.txt is not UTF-8 text (character 1 is a zero)"),
+    (b"\xff\xfe\x00", "a.txt is not UTF-16 text"),
+    (b"\xff\xfe" + b"\x00\xd8", "a.txt is not UTF-16 text"),
+    (b"\x89PNG\r\n\x1a\n", "a.txt is not UTF-8 text (byte 0 is 0x89)"),
+    (b"a" * (2**20 + 1), "a.txt has 1.0 MB"),
+])
+def test_a_file_that_is_no_text_is_named(tmp_path, content, told):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        captions.read(tmp_path / "a.png")
+    assert told in str(caught.value)
+
+
+def test_a_folder_a_pipe_or_a_link_to_nowhere_is_no_caption(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "b.txt").symlink_to("b.txt")
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "d.txt")
+    for name in "abcd":
+        with pytest.raises(ValueError, match=rf"^{name}\.txt "):
+            captions.read(tmp_path / f"{name}.png")
+
+
+def test_a_name_too_long_for_a_caption_file_has_none(tmp_path):
+    assert captions.read(tmp_path / ("n" * 251 + ".png"), "caption") is None
+
+
+def test_one_line_has_single_spaces():
+    assert captions.one_line("  a cat,\r\n\n on\ta\u00a0mat ") == "a cat, on a mat"
 
 
 def draw(seed: int = 0) -> torch.Generator:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from livelora.trainer.data import images
-from livelora.trainer.data.dataset import Dataset, Item, scan
+from livelora.trainer.data import images, report, sheet
+from livelora.trainer.data.dataset import Dataset, Item
 from PIL import Image
+from reading import read
 
 
-def picture(path, size=(40, 30), color="red", **options):
+def picture(path, size=(48, 32), color="red", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, **options)
     return path
@@ -27,17 +28,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read(folder, **options):
-    return scan(folder, **{"resolution": 64, "trigger_word": "ohwx", **options})
-
-
 def test_images_and_captions_are_found(folder):
     dataset = read(folder)
     assert [i.path.name for i in dataset.items] == ["a.png", "b.png", "c.png"]
     assert [i.caption for i in dataset.items] == ["ohwx, picture a", "ohwx, picture b", "ohwx, picture c"]
-    assert dataset.items[0].size == (40, 30) and dataset.items[0].bucket == (80, 48)
-    assert "3 images" in dataset.report() and "3 × 80×48" in dataset.report()
-    assert "3 smaller than their training size" in dataset.report()
+    assert dataset.items[0].size == (48, 32) and dataset.items[0].bucket == (80, 48)
+    assert "3 images" in report.make(dataset).text and "3 × 80×48" in report.make(dataset).text
+    assert "3 smaller than their training size" in report.make(dataset).text
 
 
 def test_kohya_repeats(folder):
@@ -47,8 +44,8 @@ def test_kohya_repeats(folder):
     picture(folder / "notes" / "z.jpg")
     dataset = read(folder)
     assert {i.path.name: i.num_repeats for i in dataset.items} == {"a.png": 1, "b.png": 1, "c.png": 1, "x.jpg": 10}
-    assert "13 with repeats" in dataset.report()
-    assert "folder 'notes': only subfolders named like 10_name" in dataset.report()
+    assert "13 with repeats" in report.make(dataset).text
+    assert "folder 'notes': only subfolders named like 10_name" in report.make(dataset).text
 
 
 def refusal(folder, **options) -> str:
@@ -96,7 +93,7 @@ def test_a_truncated_image_is_named_and_can_be_skipped(folder):
     assert "1 of 4 images" in refusal(folder) and "broken.jpg cannot be read as a picture" in refusal(folder)
     assert "set bad_images to 'skip'" in refusal(folder)
     dataset = read(folder, on_bad_image="skip")
-    assert len(dataset.items) == 3 and "broken.jpg" in dataset.report()
+    assert len(dataset.items) == 3 and "broken.jpg" in report.make(dataset).text
 
 
 def test_a_text_file_called_png(folder):
@@ -122,7 +119,7 @@ def test_nothing_left_when_all_are_skipped(tmp_path):
     assert "None of the 1 images" in refusal(tmp_path, on_bad_image="skip")
 
 
-@pytest.mark.parametrize("content", [b"caf\xe9", "schön".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"caf\xe9", "schön".encode("utf-16-le")])
 def test_a_caption_that_is_not_utf8_is_named(folder, content):
     (folder / "a.txt").write_bytes(content)
     assert "a.txt is not UTF-8 text" in refusal(folder) and "Save it again with the encoding UTF-8" in refusal(folder)
@@ -159,7 +156,7 @@ def test_exif_rotation_and_transparency(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     picture(tmp_path / "turned.jpg", size=(60, 20), exif=exif)
-    assert images.measure(tmp_path / "turned.jpg") == (20, 60)
+    assert images.examine(tmp_path / "turned.jpg").size == (20, 60)
     Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert images.load(tmp_path / "clear.png", (16, 16)).unique().tolist() == [1.0]
 
@@ -171,8 +168,8 @@ def test_a_picture_is_cut_around_its_centre(tmp_path):
     cut = images.load(tmp_path / "wide.png", (32, 32))
     assert cut.shape == (32, 32, 3) and cut.dtype == torch.float32
     assert cut.min() == 1.0
-    sheet = images.contact_sheet(scan_one(tmp_path))
-    assert sheet.shape == (128, 128, 3)
+    shown = sheet.contact_sheet(scan_one(tmp_path).items)
+    assert shown.shape == (128, 128, 3)
 
 
 def scan_one(folder):

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import reading
 import torch
 from livelora.trainer.data import images, masks
-from livelora.trainer.data.dataset import scan
+from livelora.trainer.data.augment import Augment, View
 from PIL import Image
 
 WIDE = (96, 32)
@@ -32,7 +33,7 @@ def folder(tmp_path):
 
 
 def read(folder, **options):
-    return scan(folder, **{"resolution": 64, "trigger_word": "ohwx", "masks": "use", **options})
+    return reading.read(folder, **{"masks": "use", **options})
 
 
 def refusal(folder, **options) -> str:
@@ -81,8 +82,8 @@ def test_ignored_masks_change_nothing_and_are_reported(folder):
     picture(folder / "cat_mask.png", color="white")
     dataset = read(folder, masks="ignore")
     assert dataset.fingerprint() == plain and dataset.items[0].mask is None
-    assert "Skipped: 1 mask pictures, because masks is 'ignore': cat_mask.png" in dataset.report()
-    assert "1 with masks" in read(folder).report() and "Skipped" not in read(folder).report()
+    assert dataset.skipped == ("1 mask pictures, because masks is 'ignore': cat_mask.png",)
+    assert read(folder).items[0].mask and not read(folder).skipped
 
 
 def test_the_fingerprint_follows_the_masks_content(folder):
@@ -224,4 +225,46 @@ def test_an_image_with_a_bad_mask_can_be_skipped(folder):
     (folder / "dog.txt").write_text("a dog")
     picture(folder / "cat_mask.png", (48, 16), "white")
     dataset = read(folder, on_bad_image="skip")
-    assert [i.path.name for i in dataset.items] == ["dog.png"] and "Skipped: cat_mask.png is 48×16" in dataset.report()
+    assert [i.path.name for i in dataset.items] == ["dog.png"] and "cat_mask.png is 48×16" in dataset.skipped[0]
+
+
+@pytest.mark.parametrize("place", ["mask", "masks", "Masks"])
+@pytest.mark.parametrize("name", ["cat.png", "cat.jpg", "cat.bmp"])
+def test_a_mask_folder_holds_masks_of_the_same_names(folder, place, name):
+    (folder / place).mkdir()
+    found = picture(folder / place / name, color="white")
+    picture(folder / place / "other.png", color="white")
+    assert masks.beside([folder / "cat.png"]) == {folder / "cat.png": (found,)}
+
+
+def test_what_lies_beside_the_image_comes_before_a_mask_folder_and_png_before_others(folder):
+    (folder / "masks").mkdir()
+    inside = [picture(folder / "masks" / name, color="white") for name in ("cat.jpg", "cat.png")]
+    assert masks.beside([folder / "cat.png"])[folder / "cat.png"] == (inside[1],)
+    near = picture(folder / "cat_mask.png", color="white")
+    assert masks.beside([folder / "cat.png", near])[folder / "cat.png"] == (near, inside[1])
+
+
+@pytest.mark.parametrize("view", [View(), View(x=0.0), View(x=1.0, flip=True), View(x=0.25, flip=True), View(x=0.7)])
+def test_a_view_of_a_mask_is_cut_as_that_of_its_image(folder, view):
+    """Both are the same stripes, at the same size, so nothing is blurred and they are the same pixels."""
+    stripes = np.random.default_rng(0).integers(0, 2, (32, 96), dtype=np.uint8) * 255
+    Image.fromarray(stripes).convert("RGB").save(folder / "cat.png")
+    Image.fromarray(stripes).save(folder / "cat_mask.png")
+    item = item_of(folder, (32, 32))
+    assert torch.equal(masks.load(item, view), images.load(item.path, item.bucket, view)[..., 0])
+
+
+def test_a_mask_must_show_something_in_one_of_the_views(folder):
+    """White at the top of a tall image alone: nothing around the centre, all of it in a crop at the top."""
+    picture(folder / "cat.png", (32, 320))
+    picture(folder / "cat_mask.png", (32, 320), "black", (0, 0, 32, 60))
+    assert "nothing counts" in refusal(folder)
+    assert read(folder, augment=Augment(crop="top")).items[0].mask
+
+
+def test_a_known_transparency_is_not_looked_up_again(folder):
+    item = replace(read(folder, masks="ignore").items[0], path=folder / "missing.png")
+    assert masks.with_mask(item, (), transparent=False) is item
+    with pytest.raises(ValueError, match=r"missing\.png is not a file"):
+        masks.with_mask(item, (), transparent=True)

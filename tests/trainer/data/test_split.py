@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from livelora.trainer.data.dataset import Dataset, Item
+from livelora.trainer.data.review import recaptioned
 
 ROOT = Path("data")
 DIGESTS = st.text(alphabet="0123456789abcdef", min_size=3, max_size=3)
@@ -55,7 +56,7 @@ def test_a_lone_image_is_trained_when_a_share_is_held_out():
 def test_the_choice_depends_on_content_alone(content, random):
     """Other names, another order, another seed or caption: the same pictures are held out."""
     shuffled = random.sample(content, len(content))
-    one, other = dataset(root=content), dataset(cats=shuffled).with_captions(["another"] * len(content))
+    one, other = dataset(root=content), recaptioned(dataset(cats=shuffled), ["another"] * len(content))
     assert {*digests(one.split(1)[1])} == {*digests(other.split(1)[1])}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from livelora.trainer.data.dataset import scan
+from livelora.trainer.data import report
 from PIL import Image
+from reading import read
 
 
 @pytest.fixture
@@ -16,10 +17,6 @@ def folder(tmp_path):
         Image.new("RGB", (16, 16), "red").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text("ohwx")
     return tmp_path
-
-
-def read(folder):
-    return scan(folder, resolution=64, trigger_word="ohwx")
 
 
 def refusal(folder) -> str:
@@ -34,7 +31,7 @@ def test_each_folder_has_its_own_weights(folder):
     dataset = read(folder)
     assert [(i.path.relative_to(folder).as_posix(), i.weight) for i in dataset.items] == [
         ("a.png", 0.5), ("b.png", 1.0), ("10_cats/a.png", 3.0)]
-    assert "2 with a weight of their own" in dataset.report()
+    assert "2 with a weight of their own" in report.make(dataset).text
 
 
 def test_the_fingerprint_follows_the_weights(folder):

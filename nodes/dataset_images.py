@@ -1,0 +1,93 @@
+"""LoRA Dataset from Images: what other nodes computed, as a dataset."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.comfy.progress import show_progress
+from ..trainer.data.cache import trim
+from ..trainer.data.dataset import scan
+from ..trainer.data.given import Given, dataset
+from .dataset import cut_of, cutting, outputs, shown
+from .jobs import scratch
+from .types import CATEGORY
+
+
+class DatasetFromImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveLoraDatasetFromImages",
+            display_name="LoRA Dataset from Images",
+            category=CATEGORY,
+            description="Takes images and captions from other nodes to train on, such as ComfyUI's own dataset nodes: "
+                        "a batch or a list, or latents and conditioning that are encoded already.",
+            search_aliases=["training images", "image batch", "dataset"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", optional=True, tooltip="A batch or a list of images."),
+                io.String.Input("captions", optional=True, force_input=True, tooltip=(
+                    "A list with a caption for each image, or one text with a caption in each line; one caption alone "
+                    "is for all images.")),
+                io.Mask.Input("masks", optional=True, tooltip=(
+                    "One for each image: only what is painted (white) is trained.")),
+                io.Latent.Input("latents", optional=True, tooltip=(
+                    "In place of images: latents by the VAE of the model that is trained, as Resolution Bucket gives "
+                    "them.")),
+                io.Conditioning.Input("conditioning", optional=True, tooltip=(
+                    "In place of captions: by the CLIP of the model that is trained. Captions that are encoded already "
+                    "cannot be shuffled or edited.")),
+                io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
+                    "Images are trained at about resolution × resolution pixels, in the shape that fits each best. "
+                    "Latents have their size.")),
+                io.String.Input("trigger_word", default="", tooltip=(
+                    "The word that will call your LoRA, best one that means nothing else, like ohwx_cat.")),
+                io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
+                    "Images without a caption: say which and stop, or train them with the trigger word alone.")),
+                *cutting(),
+                io.Clip.Input("clip", optional=True, tooltip=(
+                    "Wire in the CLIP you train with to have the captions' tokens counted.")),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    def execute(cls, resolution, trigger_word, missing_captions, images=(), captions=(), masks=(), latents=(),
+                conditioning=(), clip=(None,), **cut) -> io.NodeOutput:
+        word = trigger_word[0].strip()
+        parts: dict[str, Any] = {"images": [image for batch in images for image in batch],
+                                 "masks": [mask for batch in masks for mask in batch],
+                                 "latents": [part for batch in latents for part in batch["samples"]],
+                                 "texts": [text for batch in conditioning for entry in batch for text in _texts(entry)]}
+        count = len(parts["images"] or parts["latents"])
+        given = Given(**parts, captions=_captions(captions, count))
+        root = scratch() / "graph"
+        read = partial(scan, cut=cut_of(resolution[0], **{name: values[0] for name, values in cut.items()}),
+                       trigger_word=word, scratch=scratch(), masks="use" if masks else "ignore", tell=show_progress,
+                       on_missing_caption="use the trigger word" if given.texts else missing_captions[0])
+        found = dataset(given, root, word, read)
+        trim(root, "*")
+        return shown(cls, found, clip[0])
+
+
+def _captions(captions: list[str], count: int) -> list[str]:
+    """One for each image, out of a list or of the lines of a text."""
+    texts = [*captions]
+    if len(texts) == 1 and count != 1:
+        lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
+        texts = lines * count if len(lines) == 1 else lines
+    return texts
+
+
+def _texts(entry: list) -> list[dict[str, Any]]:
+    """A conditioning's texts, each by itself. Raises ValueError if it is not of FLUX.1's two encoders."""
+    cond, extra = entry
+    pooled = extra.get("pooled_output")
+    if pooled is None:
+        raise ValueError("The conditioning has no pooled output, so it is not of FLUX.1's text encoders. Encode the "
+                         "captions with the CLIP that belongs to the model.")
+    return [{"cond": c[None].float(), "pooled_output": p[None].float()} for c, p in zip(cond, pooled, strict=True)]

@@ -1,0 +1,97 @@
+"""Live LoRA: the model with the LoRA of a job, while that trains or afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.comfy.model import with_lora
+from ..trainer.export import Lora
+from ..trainer.fits import check_fits
+from ..trainer.folder import Which
+from ..trainer.job import Job
+from .job_input import check_job, chosen, job_input
+from .jobs import TURNS
+from .types import CATEGORY
+
+
+class Live(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveLoraLive",
+            display_name="Live LoRA",
+            category=CATEGORY,
+            description="The model with the LoRA of a job as it is now, without a file: draw with it while it trains. "
+                        "Queue again and there is a newer one.",
+            search_aliases=["live lora", "load lora from job", "lora snapshot", "test lora while training"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the job trains on. It stays as it is."),
+                job_input(),
+                io.DynamicCombo.Input("which", options=[
+                    io.DynamicCombo.Option("newest", []),
+                    io.DynamicCombo.Option("best", []),
+                    io.DynamicCombo.Option("step", [
+                        io.Int.Input("step", default=100, min=1, max=200000, tooltip=(
+                            "A step whose state is still on disk. LoRA Train's save_every and keep_states say which "
+                            "those are; a wrong one is answered with the list.")),
+                    ]),
+                ], tooltip=(
+                    "newest: after the last step. best: the one with the lowest held-out loss, if that is measured. "
+                    "step: as it was then.")),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
+                    "How strongly it goes in, as in Load LoRA. 0 leaves the model as it is.")),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip=(
+                    "The model with the LoRA; as it was before the job's first step.")),
+                io.String.Output("info", display_name="info", tooltip="Which job and which step it is, as text."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, job, *, which=None) -> bool | str:
+        """A job that is not here is refused before anything runs: the workflow may come from another machine. ComfyUI
+        hands over an empty dynamic combo as well, and repeats an error for each input that is not keyword-only."""
+        return check_job(job)
+
+    @classmethod
+    def fingerprint_inputs(cls, job, which, **_) -> Any:
+        """Changes when there is a newer LoRA. Of a linked job nothing is known yet."""
+        return float("nan") if job is None else chosen(job).version(_wanted(which))
+
+    @classmethod
+    def execute(cls, model, job, which, strength) -> io.NodeOutput:
+        TURNS.begin()
+        found, wanted = chosen(job), _wanted(which)
+        lora = found.lora(wanted)
+        if lora is None and wanted not in ("last", "best"):
+            raise ValueError(_no_such_step(found, wanted))
+        info = _info(found, wanted, lora)
+        if lora is not None:
+            check_fits(lora, model.model.diffusion_model)
+        if lora is not None and strength:
+            model = with_lora(model, lora, strength)
+        return io.NodeOutput(model, info, ui={"text": (info,)})
+
+
+def _wanted(which: dict[str, Any]) -> Which | int:
+    """What the dynamic combo says, as `Job.lora` takes it."""
+    names: dict[str, Which] = {"newest": "last", "best": "best"}
+    return names.get(which["which"]) or which["step"]
+
+
+def _info(job: Job, wanted: Which | int, lora: Lora | None) -> str:
+    if lora is None:
+        return f"{job.id}: no LoRA yet ({job.state}), the model is as it was"
+    info = f"{job.id}: step {lora.metadata['ss_steps']} of {job.config.total_steps}"
+    if wanted == "best" and job.record.held_out.best is None:
+        info += ", the newest: without held-out images there is no best one"
+    return info
+
+
+def _no_such_step(job: Job, step: int) -> str:
+    kept = ", ".join(map(str, job.folder.snapshots()))
+    advice = f"Choose one of {kept}, or 'newest'." if kept else "Choose 'newest': it has saved no state yet."
+    return f"Job {job.id} has no LoRA of step {step}. {advice}"

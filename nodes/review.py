@@ -1,0 +1,102 @@
+"""LoRA Caption Review: captions as a table, out and in again; search and replace; accepted one by one."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..trainer.comfy.paths import table_path
+from ..trainer.data import review
+from .dataset import check_own_files
+from .types import CATEGORY, LoraDataset
+
+SHOWN = 20
+
+
+class CaptionReview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiveLoraReview",
+            display_name="LoRA Caption Review",
+            category=CATEGORY,
+            description="Shows the captions of a dataset and edits them in bulk: search and replace, or a table that "
+                        "you edit in a spreadsheet and read back. Nothing is written to disk unless you ask for it.",
+            search_aliases=["edit captions", "search and replace captions", "caption table", "csv"],
+            is_output_node=True,
+            inputs=[
+                LoraDataset.Input("dataset", tooltip="From LoRA Dataset Loader or LoRA Captioner."),
+                io.Combo.Input("action", options=["show", "write table", "read table"], tooltip=(
+                    "show: edit with find and replace only. write table: put file names and captions into the table, "
+                    "to be edited in a spreadsheet or text editor. read table: take the captions from it.")),
+                io.String.Input("table", default="", tooltip=(
+                    "A .csv (spreadsheets) or .jsonl file to write or read: an absolute path, or a name under "
+                    "ComfyUI's input folder, such as captions.csv. Its columns are file_name, caption and accepted.")),
+                io.String.Input("find", default="", tooltip=(
+                    "Text to replace in every caption, after the table was read; upper and lower case count. Empty: "
+                    "nothing is replaced.")),
+                io.String.Input("replace", default="", tooltip="What to put in its place. Empty: it is taken out."),
+                io.Boolean.Input("regular_expression", default=False, advanced=True, tooltip=(
+                    "On: find is a Python regular expression, and \\1 in replace is its first group. Keep it simple: "
+                    "one that never ends cannot be interrupted.")),
+                io.Combo.Input("use", options=["all", "accepted only"], advanced=True, tooltip=(
+                    "all: train every image. accepted only: train those whose row in the table says yes in the column "
+                    "accepted; needs read table.")),
+                io.Boolean.Input("write_files", default=False, tooltip=(
+                    "Off: the new captions are used for this training and shown, your text files stay as they are. On: "
+                    "captions that differ from the files beside the images are written; what was there before is kept "
+                    "once as .bak.")),
+            ],
+            outputs=[
+                LoraDataset.Output("dataset", display_name="dataset", tooltip="The images with the new captions."),
+                io.String.Output("table_text", display_name="table", tooltip="The captions as CSV text."),
+                io.String.Output("report", display_name="report", tooltip="The captions before and after, as text."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, table) -> bool | str:
+        """A table that is none is refused before anything runs. ComfyUI repeats an error for each input named here, so
+        it is one; the rest is checked in `execute`, before anything is written."""
+        try:
+            if table and table.strip():
+                table_path(table)
+        except ValueError as err:
+            return str(err)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, table, action, **_) -> list:
+        """Changes when a table that is read does."""
+        if action != "read table" or not table or not table.strip():  # None: linked, ComfyUI has not computed it yet
+            return []
+        path = table_path(table)
+        return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+    @classmethod
+    def execute(cls, dataset, action, table, find, replace, regular_expression, use, write_files) -> io.NodeOutput:
+        if action != "show" and not table.strip():
+            raise ValueError(f"action is '{action}', and table is empty. Name a table, such as captions.csv.")
+        if use == "accepted only" and action != "read table":
+            raise ValueError(f"use is 'accepted only', which the table says, and action is '{action}'. Set action to "
+                             "'read table', or use to 'all'.")
+        if write_files:
+            check_own_files(dataset)
+        taken = review.Taken(dataset)
+        if action == "read table":
+            taken = review.read_table(table_path(table), dataset)
+        edited = review.search_and_replace(taken.dataset, find, replace, regular_expression)
+        changes = review.changes(dataset, edited)
+        lines = [f"{len(changes)} captions changed", *taken.notes]
+        result = edited
+        if use == "accepted only" and taken.accepted is not None:
+            result = review.only_accepted(edited, taken.accepted, table_path(table).name)
+            lines += result.skipped[len(dataset.skipped):]
+        if action == "write table":
+            review.write_table(table_path(table), edited)
+            lines.append(f"The table is in {table_path(table)}")
+        if write_files:
+            lines.append(f"{review.write_captions(result)} captions written beside their images")
+        more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
+        report = "\n".join([*lines, *changes[:SHOWN], *more])
+        text = review.as_text(review.rows(edited, taken.accepted))
+        return io.NodeOutput(result, text, report, ui={"text": (report,)})

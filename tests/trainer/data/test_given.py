@@ -1,0 +1,93 @@
+"""What a graph computed becomes files that read as the same dataset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from livelora.trainer.data import images, masks
+from livelora.trainer.data.given import Given, dataset
+from reading import read
+from safetensors.torch import load_file
+
+
+def pictures(*seeds: int, size=(64, 64), channels: int = 3) -> list[torch.Tensor]:
+    """Whole 255ths, as images from disk are."""
+    return [torch.from_numpy(np.random.default_rng(s).integers(0, 256, (*size, channels)) / 255).float() for s in seeds]
+
+
+def make(given, tmp_path, **options):
+    return dataset(given, tmp_path / "graph", "ohwx", lambda folder: read(folder, **options))
+
+
+def test_images_keep_every_pixel(tmp_path):
+    given = pictures(1, 2)
+    found = make(Given(images=given, captions=["ohwx, one", "ohwx, two"]), tmp_path)
+    assert [i.caption for i in found.items] == ["ohwx, one", "ohwx, two"]
+    for item, image in zip(found.items, given, strict=True):
+        torch.testing.assert_close(images.load(item.path, item.bucket), image, atol=1e-6, rtol=0)
+
+
+def test_the_same_again_is_the_same_folder_and_keeps_its_captions(tmp_path):
+    given = Given(images=pictures(1), captions=["ohwx, one"])
+    one = make(given, tmp_path)
+    (one.folder / "0001.txt").write_text("written by LoRA Captioner")
+    two = make(given, tmp_path)
+    assert two.folder == one.folder and two.fingerprint() == one.fingerprint()
+    other = make(Given(images=pictures(2), captions=["ohwx, one"]), tmp_path)
+    assert other.folder != one.folder
+    assert not list((tmp_path / "graph").glob(".*"))
+
+
+def test_a_mask_goes_with_its_image(tmp_path):
+    mask = torch.zeros(64, 64)
+    mask[:, 32:] = 1
+    found = make(Given(images=pictures(1), masks=[mask], captions=["ohwx"]), tmp_path, masks="use")
+    assert len(found.items) == 1 and masks.load(found.items[0]).equal(mask)
+
+
+def test_latents_and_encoded_captions_are_kept_exactly(tmp_path):
+    latents = [torch.randn(16, 8, 12), torch.randn(16, 8, 8)]
+    texts = [{"cond": torch.randn(1, 4, 6), "pooled_output": torch.randn(1, 5)} for _ in latents]
+    found = make(Given(latents=latents, texts=texts), tmp_path)
+    assert [i.bucket for i in found.items] == [(96, 64), (64, 64)]
+    for item, expected, text in zip(found.items, latents, texts, strict=True):
+        assert load_file(item.latents)["latents"].equal(expected)
+        assert all(load_file(item.text)[name].equal(part) for name, part in text.items())
+    other = make(Given(latents=latents, captions=["a", "b"]), tmp_path)
+    assert [i.caption for i in other.items] == ["a", "b"] and other.fingerprint() != found.fingerprint()
+
+
+def test_half_numbers_are_taken_as_well(tmp_path):
+    latents = torch.randn(16, 8, 8).bfloat16()
+    image = pictures(1)[0].bfloat16()
+    found = make(Given(latents=[latents], captions=["a"]), tmp_path)
+    assert load_file(found.items[0].latents)["latents"].equal(latents.float())
+    shown = make(Given(images=[image], captions=["a"]), tmp_path).items[0]
+    torch.testing.assert_close(images.load(shown.path, shown.bucket), image.float(), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_captions_that_are_encoded_belong_to_images_too(tmp_path):
+    text = {"cond": torch.randn(1, 4, 6), "pooled_output": torch.randn(1, 5)}
+    found = make(Given(images=pictures(1), texts=[text]), tmp_path)
+    assert load_file(found.items[0].text)["cond"].equal(text["cond"]) and found.items[0].latents is None
+
+
+@pytest.mark.parametrize(("parts", "expected"), [
+    ({}, "got 0 images and 0 latents"),
+    ({"images": pictures(1), "latents": [torch.zeros(16, 2, 2)]}, "got 1 images and 1 latents"),
+    ({"images": pictures(1), "captions": ["a", "b"]}, "There are 1 images and 2 captions"),
+    ({"images": pictures(1, 2), "masks": [torch.ones(64, 64)]}, "There are 2 images and 1 masks"),
+    ({"latents": [torch.zeros(16, 2, 2)], "masks": [torch.ones(2, 2)]}, "Masks need images"),
+    ({"latents": [torch.zeros(16, 3, 2)]}, "1 latents have an odd number of rows or columns, such as 3×2"),
+])
+def test_what_does_not_go_together_is_refused(parts, expected):
+    with pytest.raises(ValueError, match=expected):
+        Given(**parts)
+
+
+def test_latents_without_a_caption_are_refused(tmp_path):
+    given = Given(latents=[torch.zeros(16, 2, 2)])
+    with pytest.raises(ValueError, match="1 of 1 latents have no caption"):
+        dataset(given, tmp_path, "", read)
+    assert dataset(given, tmp_path, "ohwx", read).items[0].caption == "ohwx"

@@ -1,0 +1,113 @@
+"""Two tabs on one job, and what other tabs and programs do while this one is open."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from demo_page import MINUTE, TRAIN, answer_dialog, load, look_at_train, new_seed, press, start_demo, wait_for_line
+from graphs import training
+from raw import act
+
+NAMES = ("state", "message", "actions", "position", "step", "steps")
+
+
+@pytest.fixture
+def two(open_page):
+    """Two tabs with the same training workflow, and its job."""
+    pages = [open_page(), open_page()]
+    job = start_demo(pages[0])
+    load(pages[1], pages[0].evaluate("app.graph.serialize()"))
+    look_at_train(pages[1])
+    wait_for_line(pages[1], r"^Step [1-9]\d* of 3000")
+    return pages, job
+
+
+def press_both(pages, action: str, other: str) -> list[int]:
+    """At the same moment, as far as timers go. What the server answered, by status."""
+    at = 1000 * time.time() + 500
+    for page, name in zip(pages, (action, other), strict=True):
+        page.evaluate("""([name, at]) => {
+          const button = document.querySelector(`.livelora [data-action=${name}]`);
+          window.pressed = new Promise((done) => setTimeout(() => done(button.click()), at - Date.now()));
+          window.answered = new Promise((done) => {
+            const { api } = window.comfyAPI.api;
+            const fetchApi = api.fetchApi;
+            api.fetchApi = async (route, options) => {
+              const answer = await fetchApi.call(api, route, options);
+              if (route.startsWith("/livelora/") && options?.method === "POST") done(answer.status);
+              return answer;
+            };
+          });
+        }""", [name, at])
+    return sorted(page.evaluate("window.pressed.then(() => window.answered)") for page in pages)
+
+
+def agree(pages, server, job: str) -> dict:
+    """Waits until every tab shows what the server says, and gives it."""
+    end = time.monotonic() + 60
+    while True:
+        facts = server.get(f"/livelora/jobs/{job}")
+        shown = [page.evaluate(f"() => {{ {TRAIN} return node.livelora.shown; }}") for page in pages]
+        if all(here[name] == facts[name] for here in shown for name in NAMES):
+            return facts
+        assert time.monotonic() < end, (shown, facts)
+        pages[0].wait_for_timeout(200)
+
+
+def test_two_tabs_that_act_at_once_end_up_with_what_the_server_says(two, server, wait_for):
+    pages, job = two
+    rounds = [("pause", "pause", [200, 409], ["paused"]), ("resume", "resume", [200, 409], ["training"]),
+              # If the job has paused already when 'stop' comes, both are possible, one after the other.
+              ("stop", "pause", None, ["paused", "stopped"]), ("resume", "resume", [200, 409], ["training"]),
+              ("stop", "stop", [200, 409], ["stopped"])]
+    for first, second, answers, states in rounds:
+        answered = press_both(pages, first, second)
+        assert answered == answers if answers else answered in ([200, 409], [200, 200])
+        wait_for(server, job, lambda facts, states=states: facts["state"] in states)
+        if states == ["training"]:
+            for page in pages:
+                wait_for_line(page, r"^Step [1-9]\d* of 3000")
+        else:
+            assert agree(pages, server, job)["state"] in states
+    press(pages[1], "delete")
+    answer_dialog(pages[1], "Delete")
+    for page in pages:
+        wait_for_line(page, r"^Not trained yet\.$")
+        assert page.problems == []
+
+
+def test_a_tab_sees_what_another_does_with_a_paused_job(two, server, wait_for):
+    pages, job = two
+    press(pages[0], "pause")
+    wait_for_line(pages[0], "^Paused")
+    agree(pages, server, job)
+    press(pages[1], "extend")
+    answer_dialog(pages[1], "Confirm", "7")
+    wait_for(server, job, lambda facts: facts["steps"] == 3007)  # both tabs agree on 3000 until the request is there
+    assert agree(pages, server, job)["steps"] == 3007
+
+
+@pytest.mark.parametrize("kind", ["LiveLoraLive", "LiveLoraGrid"])
+def test_a_new_job_can_be_chosen_without_a_reload(page, server, wait_for, kind):
+    chosen = f"app.graph.nodes.find((n) => n.comfyClass === '{kind}').widgets.find((w) => w.name === 'job')"
+    page.evaluate(f"""() => {{
+      app.graph.clear();
+      const node = LiteGraph.createNode("{kind}");
+      node.pos = [300, 300];
+      app.graph.add(node);
+      app.canvas.ds.scale = 1;
+      app.canvas.ds.offset = [0, 0];
+    }}""")
+    server.run(training(new_seed(), steps=1))
+    newest = server.get("/livelora/jobs")[-1]["job"]
+    page.wait_for_function(f"(job) => {chosen}.options.values[1] === job", arg=newest, timeout=MINUTE)
+    offered = page.evaluate(f"{chosen}.options.values")
+    assert offered == ["newest", *[facts["job"] for facts in reversed(server.get("/livelora/jobs"))]]
+    if page.evaluate("app.extensionManager.setting.get('Comfy.VueNodes.Enabled')"):
+        page.locator("[data-node-id] [role=combobox]").first.click()
+        page.get_by_role("option", name=newest).click(timeout=MINUTE)
+        assert page.evaluate(f"{chosen}.value") == newest
+    act(server, newest, "delete")
+    page.wait_for_function(f"(job) => !{chosen}.options.values.includes(job)", arg=newest, timeout=MINUTE)
+    assert page.problems == []

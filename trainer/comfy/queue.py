@@ -1,0 +1,67 @@
+"""ComfyUI's queue of prompts: looking in, and putting in one of our own as its route POST /prompt does.
+
+`server` is ComfyUI's PromptServer. What that route does is the same in 0.20.1, 0.27.0 and 0.30.0."""
+
+from __future__ import annotations
+
+import copy
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import execution
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A prompt that ComfyUI will take."""
+
+    id: str
+    prompt: dict[str, Any]
+    """API form."""
+    outputs: list[str]
+    """Ids of the output nodes that will run."""
+
+
+async def validate(server: Any, prompt: dict[str, Any], node: str) -> Ready:
+    """Checks a prompt (API form) of which the output node `node`, and what it needs, shall run.
+
+    Raises ValueError with ComfyUI's own messages if it cannot."""
+    prompt_id, prompt = str(uuid.uuid4()), copy.deepcopy(prompt)  # since 0.27 an id is a UUID in this form
+    server.node_replace_manager.apply_replacements(prompt)  # in place
+    valid, error, outputs, node_errors = await execution.validate_prompt(prompt_id, prompt, [node])
+    if not valid:
+        raise ValueError(_readable(error or {}, node_errors))
+    return Ready(prompt_id, prompt, outputs)
+
+
+def put(server: Any, ready: Ready, extra: dict[str, Any]) -> None:
+    """Queues it behind those that wait. `extra`: ComfyUI's extra_data, such as client_id and extra_pnginfo. Called in
+    the server's event loop."""
+    number = server.number
+    server.number += 1
+    extra = {**extra, "create_time": int(time.time() * 1000)}
+    server.prompt_queue.put((number, ready.id, ready.prompt, extra, ready.outputs, {}))
+
+
+def is_queued(server: Any, prompt_id: str) -> bool:
+    """Whether a prompt runs or waits to run."""
+    running, waiting = server.prompt_queue.get_current_queue_volatile()
+    return any(item[1] == prompt_id for item in (*running, *waiting))
+
+
+def tasks(server: Any) -> int:
+    """How many prompts run or wait to run."""
+    return server.prompt_queue.get_tasks_remaining()
+
+
+def _readable(error: dict[str, Any], node_errors: dict[str, Any]) -> str:
+    """ComfyUI's two kinds of errors as one text: those of nodes where there are any, else that of the prompt."""
+    found = [f"{entry['class_type']} (node {node}): {_sentence(problem)}"
+             for node, entry in node_errors.items() for problem in entry["errors"]]
+    return "; ".join(found) or _sentence(error)
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    return ": ".join(filter(None, (problem.get("message"), problem.get("details"))))

@@ -1,0 +1,69 @@
+"""Other views of a picture, each with latents of its own that can be cached: crops, mirrored, other colours."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageEnhance
+
+Crop = Literal["centre", "top", "random"]
+RANDOM_CROPS = 4
+"""Crops of a picture that are cached; one is around the centre."""
+MOST_CHANGE = 0.05
+"""Of brightness, contrast and saturation: as much as sd-scripts' color_aug changes gamma (0.95 … 1.05)."""
+MOST_HUE = 8 / 180
+"""Of the colour circle, as there: 16 degrees."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """What is done with a picture before it is trained. The defaults: it is cut around the centre."""
+
+    crop: Crop = "centre"
+    flip: bool = False
+    """Left and right swapped in half of the views."""
+    color: bool = False
+    """Other brightness, contrast, saturation and hue in half of the views."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """One way to cut and show a picture."""
+
+    x: float = 0.5
+    """Where it is cut: 0 at the left, 1 at the right."""
+    y: float = 0.5
+    """0 at the top, 1 at the bottom."""
+    flip: bool = False
+    color: int = 0
+    """Which change of colours; 0 is none."""
+
+
+def views(augment: Augment, digest: str) -> list[View]:
+    """All views of a picture that are trained, at most 16, the plainest first. The same ones for the same `digest`."""
+    flips = (False, True) if augment.flip else (False,)
+    plain = [View(x=x, y=y, flip=flip) for flip, (x, y) in itertools.product(flips, _crops(augment.crop, digest))]
+    colored = [View(x=v.x, y=v.y, flip=v.flip, color=number) for number, v in enumerate(plain, 1)]
+    return plain + colored if augment.color else plain
+
+
+def _crops(crop: Crop, digest: str) -> list[tuple[float, float]]:
+    if crop == "random":
+        draw = random.Random(f"crops {digest}")  # its numbers are the same in every version of Python
+        return [(0.5, 0.5), *((draw.random(), draw.random()) for _ in range(RANDOM_CROPS - 1))]
+    return [(0.5, 0.0 if crop == "top" else 0.5)]
+
+
+def recolor(image: Image.Image, digest: str, color: int) -> Image.Image:
+    """An RGB picture with a slight change of brightness, contrast, saturation and hue: number `color` of this picture.
+    """
+    draw = random.Random(f"color {color} {digest}")
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = change(image).enhance(1 + draw.uniform(-MOST_CHANGE, MOST_CHANGE))
+    hue, saturation, value = image.convert("HSV").split()
+    shift = round(draw.uniform(-MOST_HUE, MOST_HUE) * 256)  # pillow's hue is a byte
+    turned = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")

@@ -1,0 +1,100 @@
+"""Latents and encoded captions on disk: each is computed once, whatever jobs need it.
+
+A key is a hash of all that the value depends on, so nothing in here is ever stale; what was not used for longest goes
+first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..files import sweep, write_tensors
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 20 * 2**30
+"""Of all files together. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens in FLUX.1 is 4 MB."""
+
+
+def key(*parts: Any) -> str:
+    """Of a value that depends on these; each must have a `repr` that tells it apart."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Cache:
+    """A folder of safetensors files by key. What goes wrong with it costs time, and never the training."""
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most_bytes, self._broken = folder, most_bytes, False
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Tensors and plain values by name, or None."""
+        path = self._path(key)
+        try:
+            with safe_open(path, "pt") as file:
+                plain = json.loads((file.metadata() or {})["plain"])
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError, ValueError) as err:
+            log.warning("%s cannot be read (%s: %s) and is made anew", path, type(err).__name__, err)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return {**found, **plain}
+
+    def put(self, key: str, value: dict[str, Any]) -> None:
+        """Keeps tensors, and what else JSON can hold; a value with anything else in it is not kept."""
+        tensors = {name: part.contiguous() for name, part in value.items() if torch.is_tensor(part)}
+        plain = {name: part for name, part in value.items() if name not in tensors}
+        try:
+            text = json.dumps(plain)
+        except TypeError:
+            return
+        if json.loads(text) != plain or not tensors:
+            return
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, tensors, {"plain": text})
+        except OSError as err:
+            if not self._broken:
+                log.warning("What was encoded cannot be kept in %s (%s); it is encoded again next time", self._folder,
+                            err)
+            self._broken = True
+
+    def trim(self) -> None:
+        """Removes what was not used for longest, until the rest is within the limit, and what a killed process left."""
+        for folder in self._folder.glob("??"):
+            sweep(folder)
+        trim(self._folder, "??/*.safetensors", self._most_bytes)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}.safetensors"
+
+
+def trim(folder: Path, pattern: str, most_bytes: int = MOST_BYTES) -> None:
+    """Of the files and folders in `folder` that match, removes those changed longest ago, until the rest is within the
+    limit."""
+    with contextlib.suppress(OSError):
+        found = sorted(((path, path.stat().st_mtime_ns, _size(path)) for path in folder.glob(pattern)),
+                       key=lambda entry: entry[1])
+        total = sum(size for *_, size in found)
+        while found and total > most_bytes:
+            path, _, size = found.pop(0)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            total -= size
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size

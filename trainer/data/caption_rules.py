@@ -1,0 +1,109 @@
+"""What happens to a caption each time it is trained: sd-scripts' rules, by its names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+BRACES = {"{{": "\x00", "}}": "\x01"}
+"""Doubled braces are braces, and no wildcards; what stands for them meanwhile occurs in no text."""
+JOINT = ", "
+"""Between the tags of a shuffled caption, whatever separated them before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionRules:
+    """Those of one subset. The defaults change nothing."""
+
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    shuffle_caption: bool = False
+    caption_separator: str = ","
+    keep_tokens: int = 0
+    keep_tokens_separator: str = ""
+    """Such as "|||": what stands before its first occurrence stays in front, what stands behind its second at the end.
+    """
+    secondary_separator: str = ""
+    """Such as ";;;": joins tags that are moved and dropped as one."""
+    enable_wildcard: bool = False
+    """`{a|b}` becomes a or b, and of several lines one is taken."""
+    caption_dropout_rate: float = 0.0
+    """How often the caption is left out whole."""
+    caption_tag_dropout_rate: float = 0.0
+    """How often each tag is left out."""
+
+
+def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) -> list[str]:
+    """Up to `count` captions that sd-scripts (`BaseDataset.process_caption`) could draw from the text of a caption
+    file; the plainest first: nothing moved, nothing left out, the first of each choice.
+
+    They are different, and fewer if there are fewer. Only where tags are left out, a caption that is likelier than
+    others comes several times, since all are trained equally often. `caption_dropout_rate` is the trainer's."""
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    text = "\n".join(lines if rules.enable_wildcard else lines[:1])
+    text = " ".join(part for part in (rules.caption_prefix, text, rules.caption_suffix) if part)
+    found = [_caption(text, rules, None)]
+    if not rules.enable_wildcard and not rules.shuffle_caption and not rules.caption_tag_dropout_rate:
+        return found
+    if rules.caption_tag_dropout_rate:
+        found += [_caption(text, rules, draw) for _ in range(count - 1)]
+        return found if len({*found}) > 1 else found[:1]
+    most = 50 + 20 * count  # draws without a new one: then there are no others but by a rare chance
+    misses = 0
+    while len(found) < count and misses < most:
+        caption = _caption(text, rules, draw)
+        misses = misses + 1 if caption in found else 0
+        found += [] if misses else [caption]
+    return found
+
+
+def _caption(text: str, rules: CaptionRules, draw: torch.Generator | None) -> str:
+    """One that sd-scripts could draw; without `draw`, the plainest."""
+    if rules.enable_wildcard:
+        text = _without_wildcards(_pick(text.split("\n"), draw), draw)
+    if rules.shuffle_caption or rules.caption_tag_dropout_rate:
+        front, movable, end = _parts(text, rules)
+        movable = _thinned(movable, rules.caption_tag_dropout_rate, draw)
+        if rules.shuffle_caption and draw:
+            movable = [movable[i] for i in torch.randperm(len(movable), generator=draw)]
+        text = JOINT.join((*front, *movable, *end))
+    if rules.secondary_separator:
+        text = text.replace(rules.secondary_separator, rules.caption_separator)
+    return text
+
+
+def _without_wildcards(text: str, draw: torch.Generator | None) -> str:
+    for written, meant in BRACES.items():
+        text = text.replace(written, meant)
+    text = re.sub("{([^}]+)}", lambda found: _pick(found[1].split("|"), draw), text)
+    for written, meant in BRACES.items():
+        text = text.replace(meant, written[0])
+    return text
+
+
+def _parts(text: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
+    """Tags that stay in front, those that can be moved and left out, and those that stay at the end."""
+    if rules.keep_tokens_separator and rules.keep_tokens_separator in text:
+        parts = (text.split(rules.keep_tokens_separator, 2) + [""])[:3]
+        front, movable, end = ([tag for tag in _tags(part, rules) if tag] for part in parts)
+        return front, movable, end
+    tags = _tags(text, rules)
+    return tags[:rules.keep_tokens], tags[rules.keep_tokens:], []
+
+
+def _tags(text: str, rules: CaptionRules) -> list[str]:
+    return [tag.strip() for tag in text.split(rules.caption_separator)]
+
+
+def _thinned(tags: list[str], rate: float, draw: torch.Generator | None) -> list[str]:
+    """Without those that are left out."""
+    if rate <= 0 or (draw is None and rate < 1):
+        return tags
+    return [tag for tag in tags if draw and torch.rand((), generator=draw) >= rate]
+
+
+def _pick(options: Sequence[str], draw: torch.Generator | None) -> str:
+    return options[int(torch.randint(len(options), (), generator=draw))] if draw else options[0]

@@ -1,0 +1,111 @@
+"""A dataset of what a graph computes: written to files once, so that all else is as with a folder.
+
+Shapes: C latent channels, H W latent rows and columns, h w pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..files import creating_folder, write_atomic, write_tensors
+from ..host import Text
+from .dataset import Dataset, Item
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """Pictures or their latents, with a caption or an encoded one for each.
+
+    Raises ValueError if the numbers do not match, or if there is neither picture nor latents, or both."""
+
+    images: Sequence[Tensor] = ()
+    """(h, w, 3 or 4) in 0…1."""
+    masks: Sequence[Tensor] = ()
+    """(h, w) in 0…1; 1 counts."""
+    latents: Sequence[Tensor] = ()
+    """(C, H, W), as a VAE gives them."""
+    captions: Sequence[str] = ()
+    texts: Sequence[Text] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.images) == bool(self.latents):
+            raise ValueError(f"Wire in images or latents, one of the two: got {len(self.images)} images and "
+                             f"{len(self.latents)} latents.")
+        if self.latents and self.masks:
+            raise ValueError("Masks need images. Wire in the images in place of their latents.")
+        for name, parts in (("captions", self.captions), ("conditioning", self.texts), ("masks", self.masks)):
+            if parts and len(parts) != len(self):
+                raise ValueError(f"There are {len(self)} images and {len(parts)} {name}. Wire in one for each image.")
+        if odd := [tuple(latents.shape[1:]) for latents in self.latents if any(n % 2 for n in latents.shape[1:])]:
+            raise ValueError(f"{len(odd)} latents have an odd number of rows or columns, such as {odd[0][0]}×"
+                             f"{odd[0][1]}. Bring the images to multiples of 16 pixels before encoding them.")
+
+    def __len__(self) -> int:
+        return len(self.images or self.latents)
+
+
+def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], Dataset]) -> Dataset:
+    """Everything in a folder of `root` named by its content. `scan` reads a folder of images."""
+    folder = root / _digest(given)
+    if folder.is_dir():
+        os.utime(folder)
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        with creating_folder(folder) as temporary:
+            _write(given, temporary)
+    captions = list(given.captions) or ["(encoded)" if given.texts else ""] * len(given)
+    if given.latents:
+        found = _of_latents(given, folder, [caption or trigger_word for caption in captions], trigger_word)
+    else:
+        for i, caption in enumerate(captions, 1):  # every time: LoRA Captioner may have written others
+            write_atomic(folder / f"{i:04}.txt", caption.encode())
+        found = scan(folder)
+    if not given.texts:
+        return found
+    items = (replace(i, text=folder / f"{i.path.name[:4]}.text.safetensors", has_caption=True) for i in found.items)
+    return replace(found, items=tuple(items))
+
+
+def _of_latents(given: Given, folder: Path, captions: list[str], trigger_word: str) -> Dataset:
+    if not all(captions):
+        raise ValueError(f"{captions.count('')} of {len(captions)} latents have no caption. Wire in captions or "
+                         "conditioning, or give a trigger word to be trained alone.")
+    items = []
+    for i, (latents, caption) in enumerate(zip(given.latents, captions, strict=True), 1):
+        path = folder / f"{i:04}.latents.safetensors"
+        size = latents.shape[2] * 8, latents.shape[1] * 8
+        items.append(Item(path, caption, 1, size, size, hashlib.sha256(path.read_bytes()).hexdigest(), latents=path))
+    edge = round(math.sqrt(items[0].size[0] * items[0].size[1]))
+    return Dataset(folder, edge, trigger_word, tuple(items))
+
+
+def _digest(given: Given) -> str:
+    digest = hashlib.sha256()
+    texts = [part for text in given.texts for _, part in sorted(text.items())]
+    for part in (*given.images, *given.masks, *given.latents, *texts):
+        about = repr((part.dtype, tuple(part.shape))).encode()
+        digest.update(about + part.float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _write(given: Given, folder: Path) -> None:
+    for i, image in enumerate(given.images, 1):
+        _picture(image).save(folder / f"{i:04}.png")
+    for i, mask in enumerate(given.masks, 1):
+        _picture(mask).save(folder / f"{i:04}-masklabel.png")
+    for i, latents in enumerate(given.latents, 1):
+        write_tensors(folder / f"{i:04}.latents.safetensors", {"latents": latents.float().contiguous()})
+    for i, text in enumerate(given.texts, 1):
+        write_tensors(folder / f"{i:04}.text.safetensors", text)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray((image.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())

@@ -1,0 +1,189 @@
+"""Captions in bulk: as a table to be edited elsewhere and read again, by search and replace, accepted one by one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..files import write_atomic
+from . import captions, table
+from .dataset import Dataset, check_editable
+from .naming import file_names, name_some
+
+CAPTION, ACCEPTED = "caption", "accepted"
+"""The columns beside file_name."""
+YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
+"""What a person or a spreadsheet writes into `accepted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from a table."""
+
+    dataset: Dataset
+    accepted: frozenset[Path] | None = None
+    """The pictures whose row says so. None: all, because no table was read."""
+    notes: tuple[str, ...] = ()
+    """What in it was of no use, a sentence each."""
+
+
+def rows(dataset: Dataset, accepted: frozenset[Path] | None = None) -> dict[str, table.Row]:
+    """One row for each picture by its name below the dataset's folder; an empty caption where there is none.
+
+    `accepted`: which pictures are. None: all."""
+    first = {item.path: item for item in reversed(dataset.items)}
+    return {name: {CAPTION: first[path].own_caption, ACCEPTED: "yes" if accepted is None or path in accepted else "no"}
+            for path, name in file_names(dataset).items()}
+
+
+def as_text(rows: Mapping[str, table.Row]) -> str:
+    """Rows as CSV, for other nodes."""
+    out = io.StringIO(newline="")
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow([table.KEY, CAPTION, ACCEPTED])
+    lines.writerows([name, row[CAPTION], row[ACCEPTED]] for name, row in rows.items())
+    return out.getvalue()
+
+
+def write_table(path: Path, dataset: Dataset, accepted: frozenset[Path] | None = None) -> None:
+    """Writes a .csv or .jsonl. What was there before is kept once, with .bak added to its name.
+
+    Raises ValueError if it cannot be written."""
+    backup = path.with_name(path.name + ".bak")
+    try:
+        if path.exists() and not backup.exists():
+            write_atomic(backup, path.read_bytes())
+        table.write(path, rows(dataset, accepted))
+    except OSError as err:
+        raise ValueError(f"The table '{path}' cannot be written ({err.strerror}). Choose a folder that is there and "
+                         "that you may write to, and close the table in other programs.") from err
+
+
+def read_table(path: Path, dataset: Dataset) -> Taken:
+    """The captions of a table. Rows for pictures that are not in the dataset are passed over and named, and pictures
+    without a row keep their captions.
+
+    Raises ValueError if there is no such table, it has no caption column, no row fits, or `accepted` is neither yes nor
+    no."""
+    if not path.is_file():
+        raise ValueError(f"The table '{path}' does not exist. Write one first (action 'write table'), or correct its "
+                         "name.")
+    found = table.read(path)
+    names = file_names(dataset)
+    here = {picture: found[name] for picture, name in names.items() if name in found}
+    if not here:
+        raise ValueError(f"None of the {len(found)} rows in {path.name} is for an image in '{dataset.folder}'. They "
+                         f"are for {name_some([*found]) or 'nothing'}; the images are {name_some([*names.values()])}.")
+    if without := [names[picture] for picture, row in here.items() if CAPTION not in row]:
+        raise ValueError(f"{path.name} has no {CAPTION} for {name_some(without)}. Each row needs one.")
+    unknown = [name for name in found if name not in names.values()]
+    rest = [name for picture, name in names.items() if picture not in here]
+    notes = [f"{len(unknown)} rows of {path.name} are for images that are not in the dataset: {name_some(unknown)}"
+             ] if unknown else []
+    notes += [f"{len(rest)} images have no row in {path.name} and keep their captions: {name_some(rest)}"
+              ] if rest else []
+    return Taken(_with_rows(dataset, here), _accepted(path, here, names), tuple(notes))
+
+
+def search_and_replace(dataset: Dataset, find: str, replacement: str, regular_expression: bool) -> Dataset:
+    """All captions with each `find` replaced, case counting; nothing if `find` is empty.
+
+    A regular expression is Python's, with groups as \\1 in the replacement. It runs on captions only; one that takes
+    for ever (such as `(a+)+$`) cannot be stopped, so keep it simple. Raises ValueError if it is none."""
+    change = _replacer(find, replacement, regular_expression)
+    return recaptioned(dataset, [change(item.own_caption) if item.own_caption else "" for item in dataset.items])
+
+
+def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> Dataset:
+    """The pictures that a table, `source`, accepts. Raises ValueError if it accepts none."""
+    kept = tuple(item for item in dataset.items if item.path in accepted)
+    names = file_names(dataset)
+    left_out = [name for picture, name in names.items() if picture not in accepted]
+    if not kept:
+        raise ValueError(f"{source} accepts none of the {len(names)} images. Write yes into its column "
+                         f"'{ACCEPTED}', or set use to 'all'.")
+    reason = (f"{len(left_out)} images that {source} does not accept: {name_some(left_out)}",) if left_out else ()
+    return replace(dataset, items=kept, skipped=(*dataset.skipped, *reason))
+
+
+def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
+    """The same images with these captions; where one is empty, the trigger word stands in.
+
+    Raises ValueError if there is none, or if a caption was encoded already."""
+    pairs = [*zip(dataset.items, texts, strict=True)]
+    changed = [(item, text) for item, text in pairs if text != item.own_caption]
+    check_editable(item for item, _ in changed)
+    empty = [item.path.name for item, text in changed if not text.strip()]
+    if empty and not dataset.trigger_word:
+        raise ValueError(f"{len(empty)} images are left without a caption: {name_some(empty)}. Write one, or give the "
+                         "dataset a trigger word to stand in.")
+    items = (item if text == item.own_caption else
+             replace(item, caption=text if text.strip() else dataset.trigger_word, has_caption=bool(text.strip()))
+             for item, text in pairs)
+    return replace(dataset, items=tuple(items))
+
+
+def write_captions(dataset: Dataset) -> int:
+    """Writes the captions that differ from those beside the images; how many did."""
+    wanted = {item.path: item.own_caption for item in reversed(dataset.items)}
+    differing = {path: text for path, text in wanted.items() if text and _on_disk(path) != captions.one_line(text)}
+    for path, text in differing.items():
+        captions.write(path, text)
+    return len(differing)
+
+
+def changes(before: Dataset, after: Dataset) -> list[str]:
+    """Each changed caption, before → after. Both have the same images."""
+    names = file_names(before)
+    pairs = ((names[old.path], old.own_caption, new.own_caption)
+             for old, new in zip(before.items, after.items, strict=True))
+    return list(dict.fromkeys(f"{name}: “{old}” → “{new}”" for name, old, new in pairs if old != new))
+
+
+def _with_rows(dataset: Dataset, here: Mapping[Path, table.Row]) -> Dataset:
+    """An unchanged row changes nothing, so that an image that has two captions in two subsets keeps both."""
+    shown = {item.path: item.own_caption for item in reversed(dataset.items)}
+    return recaptioned(dataset, [here[i.path][CAPTION] if i.path in here and here[i.path][CAPTION] != shown[i.path]
+                                 else i.own_caption for i in dataset.items])
+
+
+def _accepted(path: Path, here: Mapping[Path, table.Row], names: Mapping[Path, str]) -> frozenset[Path]:
+    """A table without that column accepts all of its rows."""
+    said = {picture: row[ACCEPTED].strip().lower() for picture, row in here.items() if ACCEPTED in row}
+    if wrong := [f"{names[picture]}: {word!r}" for picture, word in said.items() if word not in YES + NO]:
+        raise ValueError(f"{path.name} has words in its column '{ACCEPTED}' that are neither yes nor no: "
+                         f"{name_some(wrong)}. Write yes, true or 1, or no, false, 0 or nothing.")
+    return frozenset(picture for picture in here if not said or said.get(picture) in YES)
+
+
+def _replacer(find: str, replacement: str, regular_expression: bool) -> Callable[[str], str]:
+    if not find:
+        return lambda text: text
+    if not regular_expression:
+        return lambda text: text.replace(find, replacement)
+    try:
+        pattern = re.compile(find)
+    except (re.error, OverflowError, RecursionError) as err:
+        raise ValueError(f"find is no regular expression: {find!r} ({err}). Correct it, or switch regular_expression "
+                         "off to find the text itself.") from err
+
+    def change(text: str) -> str:
+        try:
+            return pattern.sub(replacement, text)
+        except (re.error, IndexError) as err:
+            raise ValueError(f"replace does not fit the regular expression {find!r}: {replacement!r} ({err}). Groups "
+                             "are written \\1, a backslash \\\\.") from err
+
+    return change
+
+
+def _on_disk(image: Path) -> str | None:
+    try:
+        text = captions.read(image)
+    except ValueError:  # no text: it is to be replaced
+        return None
+    return None if text is None else captions.one_line(text)

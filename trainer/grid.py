@@ -1,0 +1,153 @@
+"""Pictures in a table, with titles at the left and above, as one picture."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+Cells = list[list[Image.Image | None]]
+"""Rows of pictures of any size. None: there is no picture."""
+PAGE, TEXT, BLANK, FAINT = "#ffffff", "#222222", "#f1f1f1", "#767676"
+MISSING = "no picture"
+SYSTEM_FONTS = ("arial.ttf", "DejaVuSans.ttf", "msyh.ttc", "YuGothM.ttc", "malgun.ttf", "Arial Unicode.ttf",
+                "NotoSansCJK-Regular.ttc")
+"""Asked for letters that pillow's own font lacks, which knows hardly more than English."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def compose(cells: Cells, rows: Sequence[str], columns: Sequence[str], labels: bool) -> Image.Image:
+    """The table as a picture, each cell pixel for pixel. Columns are as wide as the widest picture, a row is as tall as
+    its tallest, and one without pictures as the tallest row. `rows` and `columns`: the titles, left out without
+    `labels`.
+
+    Raises ValueError if there is no picture at all."""
+    pictures = [picture for row in cells for picture in row if picture]
+    if not pictures:
+        raise ValueError("There is no picture to put into the grid.")
+    width, tallest = max(p.width for p in pictures), max(p.height for p in pictures)
+    heights = [max((p.height for p in row if p), default=tallest) for row in cells]
+    style = _Style.of(min(width, *heights), "".join([*rows, *columns]))
+    left = [style.wrapped(title, round(1.25 * width), height) for title, height in zip(rows, heights, strict=True)]
+    above = [style.wrapped(title, width, tallest) for title in columns]
+    x0 = y0 = style.margin
+    if labels:
+        x0 += max(map(style.width_of, left)) + 2 * style.gap
+        y0 += max(map(style.height_of, above)) + style.gap
+    page = Image.new("RGB", (x0 + len(columns) * (width + style.gap) - style.gap + style.margin,
+                             y0 + sum(heights) + (len(rows) - 1) * style.gap + style.margin), PAGE)
+    xs, y = [x0 + column * (width + style.gap) for column in range(len(columns))], y0
+    for x, title in zip(xs, above, strict=True):
+        if labels:
+            style.write(page, (x + width / 2, (style.margin + y0 - style.gap) / 2), title, "m")
+    for title, row, height in zip(left, cells, heights, strict=True):
+        if labels:
+            style.write(page, (style.margin, y + height / 2), title, "l")
+        for x, picture in zip(xs, row, strict=True):
+            _place(page, picture, (x, y, width, height), style)
+        y += height + style.gap
+    return page
+
+
+def _place(page: Image.Image, picture: Image.Image | None, cell: tuple[int, int, int, int], style: _Style) -> None:
+    """Puts a picture into the middle of its cell (x, y, width, height), or says that there is none."""
+    x, y, width, height = cell
+    if picture:
+        page.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+    else:
+        page.paste(BLANK, (x, y, x + width, y + height))
+        style.write(page, (x + width / 2, y + height / 2), style.wrapped(MISSING, width, height), "m", FAINT)
+
+
+class _Style(NamedTuple):
+    """Sizes in pixels that go with the pictures', so that a grid of large pictures is readable when it is shown
+    small."""
+
+    font: Font
+    line: int
+    """Height of a line of text."""
+    gap: int
+    """Between pictures."""
+    margin: int
+
+    @classmethod
+    def of(cls, edge: int, text: str) -> _Style:
+        """For cells of that shorter side, and titles that make up this text."""
+        size = max(13, edge // 12)
+        gap = max(4, size // 4)
+        return cls(_font(size, text), round(1.25 * size), gap, 2 * gap)
+
+    def wrapped(self, text: str, width: int, height: int) -> str:
+        """Text in lines that fit into a box; what does not fit ends in …"""
+        lines = [""]
+        for word in text.split():
+            joined = f"{lines[-1]} {word}".strip()
+            lines[-1:] = [joined] if self._fits(joined, width) else [lines[-1], *self._pieces(word, width)]
+        lines = [line for line in lines if line]
+        most = max(1, height // self.line)
+        if len(lines) > most:
+            last = lines[most - 1]
+            while last and not self._fits(last + "…", width):
+                last = last[:-1]
+            lines[most - 1:] = [last.rstrip(" ,.") + "…"]
+        return "\n".join(lines)
+
+    def _pieces(self, word: str, width: int) -> list[str]:
+        """A word, cut where it is wider than the box: scripts without spaces are words of any length."""
+        pieces = [""]
+        for letter in word:
+            if pieces[-1] and not self._fits(pieces[-1] + letter, width):
+                pieces.append("")
+            pieces[-1] += letter
+        return pieces
+
+    def _fits(self, line: str, width: int) -> bool:
+        return self.font.getlength(line) <= width
+
+    def width_of(self, text: str) -> int:
+        """Of the widest line."""
+        return math.ceil(max(self.font.getlength(line) for line in text.split("\n")))
+
+    def height_of(self, text: str) -> int:
+        """Of all lines."""
+        return self.line * (text.count("\n") + 1)
+
+    def write(self, page: Image.Image, at: tuple[float, float], text: str, align: str, color: str = TEXT) -> None:
+        """Lines of text whose middle ("m") or left edge ("l") is at a point, half of them above it."""
+        (x, y), lines, pen = at, text.split("\n"), ImageDraw.Draw(page)
+        for number, line in enumerate(lines):  # pillow's own spacing of lines differs between its versions
+            pen.text((x, y + (number - (len(lines) - 1) / 2) * self.line), line, color, self.font, f"{align}m")
+
+
+def _font(size: int, text: str) -> Font:
+    """Pillow's own font; if it lacks letters, the one of the system's that lacks the fewest."""
+    own = ImageFont.load_default(size)
+    letters = {letter for letter in text if letter.isprintable() and not letter.isspace()}
+    if not _missing(own, letters):
+        return own
+    others = [found for name in SYSTEM_FONTS if (found := _system_font(name, size))]
+    return min([own, *others], key=lambda font: _missing(font, letters))
+
+
+def _missing(font: Font, letters: set[str]) -> int:
+    """How many letters are drawn as the box that stands for all that a font lacks."""
+    box = _shape(font, "\uffff")
+    return sum(_shape(font, letter) == box for letter in letters)
+
+
+def _shape(font: Font, letter: str) -> bytes:
+    right, bottom = font.getbbox(letter)[2:]
+    page = Image.new("L", (math.ceil(right) + 1, math.ceil(bottom) + 1))
+    ImageDraw.Draw(page).text((0, 0), letter, 255, font)
+    return page.tobytes()
+
+
+@functools.cache
+def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None

@@ -1,0 +1,93 @@
+"""Jobs that wait for their turn, and the one thread that trains them, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from .lease import Lease
+from .run import Run
+
+if TYPE_CHECKING:
+    from .job import Job
+
+log = logging.getLogger(__name__)
+
+
+class TrainQueue:
+    """The thread is a daemon, since what it needs is on disk, and ends when there is nothing to train."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease, self._lock = lease, threading.Lock()
+        self._jobs: list[Job] = []
+        self._thread: threading.Thread | None = None
+
+    def put(self, job: Job) -> None:
+        """At the end."""
+        with self._lock:
+            self._jobs.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="livelora", daemon=True)
+                self._thread.start()
+
+    def remove(self, job: Job) -> bool:
+        """False if it has had its turn already."""
+        with self._lock:
+            found = job in self._jobs
+            if found:
+                self._jobs.remove(job)
+            return found
+
+    def move(self, job: Job, position: int) -> bool:
+        """To a place in the queue, 0 is next; beyond the end is the end. False if it has had its turn already."""
+        with self._lock:
+            found = job in self._jobs
+            if found:
+                self._jobs.remove(job)
+                self._jobs.insert(position, job)
+            return found
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs are before it; None if it does not wait."""
+        with self._lock:
+            return self._jobs.index(job) if job in self._jobs else None
+
+    def join(self, seconds: float) -> bool:
+        """Waits for the thread to end. False if it has not: it has jobs, or takes longer."""
+        thread = self._thread
+        if thread:
+            thread.join(seconds)
+        return not (thread and thread.is_alive())
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._thread = None
+                    return
+                job = self._jobs.pop(0)
+            with self._lease.training(lambda job=job: job.sharing):
+                self._train(job)
+
+    def _train(self, job: Job) -> None:
+        """From its newest state until it is done or a person wants otherwise. A failure becomes its state."""
+        again = True
+        while again:
+            try:
+                self._begin(job).go()
+            except Exception as err:
+                log.exception("LoRA training failed")
+                job.rest("failed", f"{type(err).__name__}: {err}")
+            finally:
+                job.run = job.trainer = None
+            again = job.wish == "extend"
+
+    def _begin(self, job: Job) -> Run:
+        with job.lock:  # what extends it comes before, and is in its task, or after, and is a wish
+            assert job.task is not None, "a job in the queue has a task"
+            if job.wish == "extend":
+                job.wish = None
+            job.run = Run(job, job.task, self._lease)
+            job.enter("preparing")
+            return job.run

@@ -1,0 +1,41 @@
+// What a person must say before something is done with a job.
+// @ts-check
+import { app } from "../../scripts/app.js";
+import { getJob } from "./jobs.mjs?v=1";
+
+const QUESTIONS = { extend: askSteps, discard: askDiscard, delete: askDelete };
+
+/** The body of an action's request; null if the person would rather not. */
+export async function ask(action, facts) {
+  if (action === "move") return { position: 0 };
+  return action in QUESTIONS ? QUESTIONS[action](facts) : {};
+}
+
+async function askSteps(facts) {
+  const text = await app.extensionManager.dialog.prompt({
+    title: "Extend training",
+    message: `How many steps more than ${facts.steps}?`,
+    defaultValue: "100",
+  });
+  return text?.trim() ? { steps: Number(text) || text } : null; // what is no number the server refuses, and says why
+}
+
+function askDiscard(facts) {
+  return confirm("Discard what was learned?", "default", `“${facts.name}” stops and forgets its ${facts.step} steps. ` +
+    "Its states, pictures and LoRA are removed, for good. Stop keeps them.");
+}
+
+async function askDelete(facts) {
+  const bytes = (await getJob(facts.job))?.disk_bytes ?? 0;
+  return confirm("Delete this job?", "delete", `“${facts.name}” goes with its states, pictures and LoRA, for good. ` +
+    `This frees ${size(bytes)}. LoRAs that Save LoRA wrote stay.`);
+}
+
+async function confirm(title, type, message) {
+  return (await app.extensionManager.dialog.confirm({ title, type, message })) ? {} : null;
+}
+
+function size(bytes) {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
+}
