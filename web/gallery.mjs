@@ -6,12 +6,15 @@ import { addElement } from "./widget.mjs?v=1";
 export function addGallery(node) {
   const element = addElement(node, "gallery", 160);
   const rounds = new Map();
-  node.livelora = {
+  const live = {
+    /** How many pictures were told of so far. */
+    told: 0,
     clear() {
       rounds.clear();
       element.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains.</span>`;
     },
     add({ job, step, file, prompt }) {
+      live.told += 1;
       if (!rounds.size) element.replaceChildren();
       if (!rounds.has(step)) rounds.set(step, addRound(element, step));
       const round = rounds.get(step);
@@ -25,7 +28,8 @@ export function addGallery(node) {
       round.style.gridTemplateColumns = `repeat(${Math.min(4, round.childElementCount)}, 1fr)`;
     },
   };
-  node.livelora.clear();
+  node.livelora = live;
+  live.clear();
 }
 
 function addRound(element, step) {
@@ -40,7 +44,13 @@ function addRound(element, step) {
 
 /** Shows all pictures of a job anew, none if there is no such job: file names read step_000100_00.png. */
 export async function showSamples(node, job) {
-  const facts = await getJob(job);
-  node.livelora.clear();
-  for (const file of facts?.samples ?? []) node.livelora.add({ job, step: Number(file.split("_")[1]), file });
+  const live = node.livelora;
+  let facts, told;
+  do { // an answer that was on its way when a picture was drawn does not know that one
+    told = live.told;
+    facts = await getJob(job);
+  } while (live.told !== told);
+  if (node.properties.livelora_job !== job) return; // tied to another one meanwhile, which is asked for too
+  live.clear();
+  for (const file of facts?.samples ?? []) live.add({ job, step: Number(file.split("_")[1]), file });
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from demo_page import (
     DEMO,
@@ -18,6 +20,9 @@ from demo_page import (
 )
 from graphs import training
 from raw import act
+
+ONE_PICTURE = "document.querySelectorAll('.livelora .round img').length === 1"
+DETAILS = re.compile("/livelora/jobs/[^/]+$")
 
 
 def test_pause_and_resume(page, server):
@@ -85,9 +90,22 @@ def test_a_deleted_job_is_gone_and_its_node_is_as_new(page, server, wait_for):
     assert page.problems == []
 
 
+def test_a_picture_that_is_drawn_while_the_server_answers_is_not_lost(page, server, wait_for):
+    held = []
+    page.route(DETAILS, lambda route: held.append((route, route.fetch())))
+    job = start_demo(page)  # its node has asked by then
+    page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
+    page.unroute(DETAILS)
+    for route, answer in held:
+        route.fulfill(json={**answer.json(), "samples": []})  # as it was before the picture
+    assert page.evaluate(f"() => new Promise((done) => setTimeout(() => done({ONE_PICTURE}), 1000))")
+    assert held and len(server.get(f"/livelora/jobs/{job}")["samples"]) == 1
+    assert page.problems == []
+
+
 def test_what_is_discarded_leaves_no_pictures(page, server, wait_for):
     job = start_demo(page)
-    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 1", timeout=MINUTE)
+    page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
     press(page, "discard")
     answer_dialog(page, "Confirm")
     wait_for_line(page, "what was learned was discarded")
