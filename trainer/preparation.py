@@ -150,12 +150,10 @@ class Preparation:
         if isinstance(caption, Path):
             return host.given_text(load_file(caption))
         encoder = host.text_encoder(caption) if cache else ""
-        known = cache.get(key("text", caption, encoder)) if cache and encoder else None
-        if known is None:
-            known = self._patiently(lambda: host.encode_text(caption))
-            if cache and encoder:
-                cache.put(key("text", caption, encoder), known)
-        return known
+        if not (cache and encoder):
+            return self._patiently(lambda: host.encode_text(caption))
+        name = key("text", caption, encoder)
+        return cache.get(name) or cache.keep(name, self._patiently(lambda: host.encode_text(caption)))
 
     def _encode_pictures(self, pictures: list[Shown]) -> dict[Shown, Tensor]:
         """In batches that depend on the task alone, not on what the cache has, since rounding may differ by batch."""
@@ -178,9 +176,8 @@ class Preparation:
             return [found["latents"] for found in known if found]
         pixels = torch.stack([images.load(s.path, s.bucket, s.view) for s in batch if s.bucket])
         encoded = list(self._patiently(lambda: host.encode_images(pixels)))
-        for k, latents in zip(keys, encoded, strict=False):
-            if cache:
-                cache.put(k, {"latents": latents.clone()})
+        if cache:
+            encoded = [cache.keep(k, {"latents": latents})["latents"] for k, latents in zip(keys, encoded, strict=True)]
         return encoded
 
     def _patiently(self, encode: Callable[[], Encoded]) -> Encoded:

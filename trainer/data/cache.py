@@ -37,7 +37,8 @@ class Cache:
         self._folder, self._most_bytes, self._broken = folder, most_bytes, False
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Tensors and plain values by name, or None."""
+        """Tensors and plain values by name, or None. The tensors lie in the file, mapped into memory: the system reads
+        what is used, and may drop it again when memory is short."""
         path = self._path(key)
         try:
             with safe_open(path, "pt") as file:
@@ -53,16 +54,20 @@ class Cache:
             return None
         return {**found, **plain}
 
-    def put(self, key: str, value: dict[str, Any]) -> None:
-        """Keeps tensors, and what else JSON can hold; a value with anything else in it is not kept."""
+    def keep(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Puts tensors, and what else JSON can hold, on disk and gives them as `get` does; a value with anything else
+        in it, and one that cannot be written, comes back as it is."""
+        return self.get(key) or value if self._written(key, value) else value
+
+    def _written(self, key: str, value: dict[str, Any]) -> bool:
         tensors = {name: part.contiguous() for name, part in value.items() if torch.is_tensor(part)}
         plain = {name: part for name, part in value.items() if name not in tensors}
         try:
             text = json.dumps(plain)
         except TypeError:
-            return
+            return False
         if json.loads(text) != plain or not tensors:
-            return
+            return False
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +77,8 @@ class Cache:
                 log.warning("What was encoded cannot be kept in %s (%s); it is encoded again next time", self._folder,
                             err)
             self._broken = True
+            return False
+        return True
 
     def trim(self) -> None:
         """Removes what was not used for longest, until the rest is within the limit, and what a killed process left."""
@@ -90,10 +97,12 @@ def trim(folder: Path, pattern: str, most_bytes: int = MOST_BYTES) -> None:
         found = sorted(((path, path.stat().st_mtime_ns, _size(path)) for path in folder.glob(pattern)),
                        key=lambda entry: entry[1])
         total = sum(size for *_, size in found)
-        while found and total > most_bytes:
-            path, _, size = found.pop(0)
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            total -= size
+        for path, _, size in found:
+            if total <= most_bytes:
+                break
+            with contextlib.suppress(OSError):  # on Windows a file that a training has mapped cannot be removed
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                total -= size
 
 
 def _size(path: Path) -> int:

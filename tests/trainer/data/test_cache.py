@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +23,21 @@ def files(tmp_path):
 def test_what_is_kept_comes_back(cache):
     value = {"cond": torch.randn(1, 3, 4), "bf16": torch.ones(2, dtype=torch.bfloat16), "guidance": 3.5, "hooks": None,
              "view": torch.arange(12.0).reshape(3, 4).T}
-    cache.put(key("a"), value)
+    cache.keep(key("a"), value)
     found = cache.get(key("a"))
     assert found.keys() == value.keys() and found["guidance"] == 3.5 and found["hooks"] is None
     assert all(found[name].equal(value[name]) and found[name].dtype == value[name].dtype
                for name in ("cond", "bf16", "view"))
     assert cache.get(key("b")) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_what_is_kept_takes_no_memory_of_its_own(cache, tmp_path):
+    kept = cache.keep(key("a"), {"cond": torch.randn(100, 100)})["cond"]
+    [name] = files(tmp_path)
+    [mapped] = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name)]
+    low, high = (int(address, 16) for address in mapped.split("-"))
+    assert low <= kept.data_ptr() and kept.data_ptr() + kept.nbytes <= high
 
 
 def test_keys_tell_apart_what_they_are_made_of():
@@ -37,18 +47,18 @@ def test_keys_tell_apart_what_they_are_made_of():
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"not safetensors"])
 def test_a_broken_file_is_made_anew(cache, tmp_path, content):
-    cache.put(key("a"), {"x": torch.ones(2)})
+    cache.keep(key("a"), {"x": torch.ones(2)})
     [name] = files(tmp_path)
     path = tmp_path / "encoded" / name[:2] / name
     path.write_bytes(content)
     assert cache.get(key("a")) is None and not path.exists()
-    cache.put(key("a"), {"x": torch.ones(2)})
+    cache.keep(key("a"), {"x": torch.ones(2)})
     assert cache.get(key("a"))["x"].equal(torch.ones(2))
 
 
 @pytest.mark.parametrize("value", [{"x": torch.ones(1), "object": object()}, {"x": torch.ones(1), "pair": (1, 2)}, {}])
 def test_what_would_not_come_back_the_same_is_not_kept(cache, tmp_path, value):
-    cache.put(key("a"), value)
+    cache.keep(key("a"), value)
     assert cache.get(key("a")) is None and not files(tmp_path)
 
 
@@ -58,7 +68,7 @@ def test_a_full_disk_is_told_once_and_hurts_nobody(cache, tmp_path, monkeypatch,
 
     monkeypatch.setattr(os, "fsync", full)  # stands for a full disk
     for name in "ab":
-        cache.put(key(name), {"x": torch.ones(2)})
+        cache.keep(key(name), {"x": torch.ones(2)})
         assert cache.get(key(name)) is None
     assert [r.message for r in caplog.records if "No space left" in r.message] == [caplog.records[0].message]
     assert not files(tmp_path)
@@ -68,7 +78,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     """Each file has 1,000 numbers, so two of them fit and three do not."""
     cache = Cache(tmp_path / "encoded", most_bytes=10_000)
     for i, name in enumerate("abc"):
-        cache.put(key(name), {"x": torch.zeros(1000)})
+        cache.keep(key(name), {"x": torch.zeros(1000)})
         path = next((tmp_path / "encoded").rglob(f"{key(name)}*"))
         os.utime(path, (i, i))
     assert cache.get(key("a"))  # now it is the newest
