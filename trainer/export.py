@@ -205,10 +205,12 @@ def hashes(tensors: dict[str, Tensor], about: dict[str, str]) -> dict[str, str]:
 
 
 def load(path: Path) -> Lora:
-    """Reads a LoRA file back, with its metadata. Raises ValueError if it is no safetensors file."""
+    """Reads a LoRA file back, with its metadata. Raises ValueError if it is no safetensors file.
+
+    The tensors are copies: Windows refuses to replace a file that is mapped into memory."""
     try:
         with safe_open(path, framework="pt") as file:
-            return Lora({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})
+            return Lora({key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {})
     except SafetensorError as err:
         raise ValueError(f"'{path.name}' cannot be read as safetensors ({err}). Choose a file that ends in "
                          ".safetensors; if this one does, get it again.") from err

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
+"""Seconds between attempts to rename. Windows refuses it while a file is open, be it by a virus scanner that looks at what
+was just written; that passes."""
 
 
 @contextlib.contextmanager
@@ -29,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)
         _sync(temporary)
-        os.replace(temporary, path)
+        _rename(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -41,10 +46,11 @@ def creating_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        remove_folder(path)
+        _rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -63,12 +69,21 @@ def remove_folder(path: Path) -> None:
     """Removes a folder: first, at once, out of sight. Raises OSError if it cannot."""
     if path.exists():
         gone = _neighbour(path)
-        os.replace(path, gone)
+        _rename(path, gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
 def _neighbour(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _rename(path: Path, target: Path) -> None:
+    for seconds in WINDOWS_WAITS:
+        try:
+            return os.replace(path, target)
+        except PermissionError:
+            time.sleep(seconds)
+    os.replace(path, target)
 
 
 def _sync(path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,7 @@ def save(folder: Path, trainer: Trainer, lora: Lora | None, keep: int) -> Path:
         if lora is not None:
             save_tensors(temporary / "lora.safetensors", dict(lora), lora.metadata)
         (temporary / "state.json").write_text(json.dumps(numbers), encoding="utf-8")
-    for old in _states(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _remove(_states(folder)[:-keep])
     return path
 
 
@@ -73,9 +71,7 @@ def load_newest(folder: Path, trainer: Trainer) -> list[str]:
             continue
         _put(trainer, tensors, numbers)
         break
-    for path in unreadable:
-        with contextlib.suppress(OSError):
-            remove_folder(path)
+    _remove(unreadable)
     return [path.name for path in unreadable]
 
 
@@ -96,6 +92,12 @@ def _put(trainer: Trainer, tensors: dict[str, dict[str, Tensor]], numbers: dict[
     trainer.averaged.load(tensors["average"], numbers["average"])
     trainer.steps_done, trainer.skipped = numbers["steps_done"], numbers["skipped"]
     trainer.skipped_in_a_row = numbers["skipped_in_a_row"]
+
+
+def _remove(states: list[Path]) -> None:
+    for path in states:
+        with contextlib.suppress(OSError):
+            remove_folder(path)
 
 
 def _states(folder: Path) -> list[Path]:

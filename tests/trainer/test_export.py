@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +150,15 @@ def test_a_format_that_cannot_hold_it_is_refused_before_anything_is_written(tmp_
     with pytest.raises(ValueError, match="LoHa cannot be saved in the format 'diffusers'.*Choose the format ComfyUI"):
         export.save(loha, tmp_path / "loras", "cat", "fp16", "diffusers")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_a_file_that_was_read_can_be_replaced_on_windows(tmp_path):
+    """There not while it is mapped into memory."""
+    save_file(LORA, tmp_path / "a.safetensors")
+    lora = export.load(tmp_path / "a.safetensors")
+    assert lora.keys() == LORA.keys()
+    assert "a.safetensors" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path, monkeypatch):

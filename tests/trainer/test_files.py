@@ -42,3 +42,22 @@ def test_others_can_read_a_tensor_file_as_they_can_any_other(tmp_path):
     files.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     (tmp_path / "plain").write_text("x")
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_that_somebody_has_open_for_a_moment_is_replaced_all_the_same(tmp_path, monkeypatch):
+    """Windows refuses until it is closed."""
+    path, rename, refused = tmp_path / "a.json", os.replace, []
+
+    def as_on_windows(*paths: object) -> None:
+        if len(refused) < 2:
+            refused.append(paths)
+            raise PermissionError(errno.EACCES, "Access is denied")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", as_on_windows)
+    with pytest.raises(PermissionError):
+        files.write_json(path, {})  # elsewhere it would not pass
+    monkeypatch.setattr(files, "WINDOWS_WAITS", (0.0, 0.0))
+    files.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"new": 2}
+    assert len(refused) == 2

@@ -11,13 +11,12 @@ import shutil
 import stat
 import struct
 import unicodedata
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files import sweep
+from ..files import creating_folder, sweep
 from .naming import name_some
 
 MOST_ENTRIES = 20_000
@@ -132,17 +131,12 @@ def _check_space(source: Path, home: Path, entries: Entries) -> None:
 
 def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
     """Whole or not at all. zipfile itself gives no more bytes than an entry declares, and checks their checksum."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with creating_folder(folder) as temporary:
         for name, entry in entries.items():
             place = temporary / name
             place.parent.mkdir(parents=True, exist_ok=True)
             with file.open(entry) as packed, open(place, "xb") as out:
                 shutil.copyfileobj(packed, out, 2**20)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _innermost(folder: Path) -> Path:
