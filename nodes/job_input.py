@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..trainer.actions import Refused
 from ..trainer.comfy.paths import own_folder
 from ..trainer.job import Job
 from .jobs import DEFAULT, jobs_of_prompt
@@ -25,13 +26,13 @@ def check_job(name: str | None) -> bool | str:
     try:
         if name not in (None, NEWEST):
             chosen(name)
-    except ValueError as err:
+    except (ValueError, Refused) as err:
         return str(err)
     return True
 
 
 def chosen(name: str) -> Job:
-    """The job that was asked for. Raises ValueError if there is none."""
+    """The job that was asked for. Raises ValueError if there is none, Refused as `jobs_of_prompt` does."""
     jobs = jobs_of_prompt()
     job = jobs.newest() if name == NEWEST else jobs.get(name)
     if job is None and name == NEWEST:

@@ -8,6 +8,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from ..trainer.actions import Refused
 from ..trainer.comfy.paths import own_folder
 from ..trainer.comfy.prompts import PromptTurns, prompt_id
 from ..trainer.job import Listener
@@ -31,14 +34,17 @@ class Everybody:
         """Hear of every job that is found or made from now on."""
         self._queue, self._lock = TrainQueue(self.lease), threading.Lock()
         self._jobs: dict[str, Jobs] = {}
+        self._claims: list[FileLock] = []
         self._prompts: OrderedDict[str, str] = OrderedDict()
         self.turns = PromptTurns(self.lease, self._prompt_ended)
 
     def jobs_of(self, user: str = DEFAULT) -> Jobs:
-        """Raises ValueError for no user of ComfyUI."""
+        """Raises ValueError for no user of ComfyUI, Refused if another ComfyUI has this one's jobs."""
         with self._lock:
             if user not in self._jobs:
-                self._jobs[user] = Jobs(own_folder(user) / "jobs", self.lease, self._queue, self.listeners)
+                folder = own_folder(user) / "jobs"
+                self._claim(folder)
+                self._jobs[user] = Jobs(folder, self.lease, self._queue, self.listeners)
             return self._jobs[user]
 
     def remember(self, prompt: str, user: str) -> None:
@@ -67,6 +73,20 @@ class Everybody:
         if seconds and not self._queue.join(max(seconds)):
             log.warning("A LoRA training did not stop in %.0f s; it goes on from its last state next time",
                         max(seconds))
+
+    def _claim(self, folder: Path) -> None:
+        """Until this process ends, however it ends: two would write into the same jobs. filelock comes with torch."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim = FileLock(folder / ".lock")
+            claim.acquire(timeout=0)
+        except Timeout:
+            raise Refused(f"Another ComfyUI that runs now has the jobs in '{folder}'. Close it, or start this one with "
+                          "--user-directory and a folder of its own.") from None
+        except (OSError, NotImplementedError) as err:
+            log.warning("'%s' cannot be locked (%s). Do not run two ComfyUIs on it", folder, err)
+        else:
+            self._claims.append(claim)
 
     def _prompt_ended(self, prompt: str) -> None:
         for jobs in list(self._jobs.values()):

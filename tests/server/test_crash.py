@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from client import newest_job
-from comfyui import Server
+from comfyui import Failed, Server
 from graphs import training, with_preview, with_save
-from raw import act
+from raw import act, ask
 from trouble import dawdling, troubled_server
 
 ALLOWED = 10.0
@@ -129,6 +129,22 @@ def test_a_server_that_is_told_to_end_while_a_prompt_has_the_gpu(tmp_path, wait_
         server.start()
         facts = server.get(f"/livelora/jobs/{job}")
         assert (facts["state"], facts["step"], facts["snapshots"]) == ("paused", step, [step])
+
+
+def test_a_second_comfyui_on_the_same_user_folder_leaves_the_jobs_alone(own_server, tmp_path, wait_for):
+    """As people do who have two GPUs. It takes over when the first is gone, be it killed."""
+    job = begin(own_server, training(seed=55, steps=3000))
+    wait_for(own_server, job, lambda facts: facts["step"] > 1)
+    with Server(tmp_path / "second", "--user-directory", str(own_server.base / "user")) as second:
+        answer = ask(second, "GET", "/livelora/jobs")
+        assert answer.status == 409 and answer.error.startswith("Another ComfyUI that runs now has the jobs")
+        with pytest.raises(Failed, match="Another ComfyUI that runs now has the jobs"):
+            second.run(training(seed=56, steps=2))
+        facts = own_server.get(f"/livelora/jobs/{job}")
+        assert facts["state"] == "training" and not facts["warnings"]
+        own_server.stop(signal.SIGKILL)
+        [facts] = second.get("/livelora/jobs")
+        assert (facts["job"], facts["state"]) == (job, "paused")
 
 
 def test_a_server_that_is_told_to_end_while_a_job_is_being_prepared(own_server, undisturbed, wait_for):
