@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
-"""Seconds between attempts to rename. Windows refuses it while a file is open, be it by a virus scanner that looks at what
-was just written; that passes."""
+"""Seconds between attempts to rename. Windows refuses it while a file is open, be it by a virus scanner that looks at
+what was just written; that passes."""
 
 
 @contextlib.contextmanager
