@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ def new_tab(running: Browser, server: Server, width: int, height: int, settings:
         server.post("/settings", {name: value})
     tab = running.new_page(viewport={"width": width, "height": height})
     tab.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
+    if server.user:
+        tab.add_init_script(f"localStorage['Comfy.userId'] = {json.dumps(server.user)}")
     return tab
 
 

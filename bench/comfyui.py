@@ -52,6 +52,8 @@ class Server:
             self.port = free.getsockname()[1]
         self.url, self.client_id = f"http://127.0.0.1:{self.port}", uuid.uuid4().hex
         self.process: subprocess.Popen | None = None
+        self.user = ""
+        """The id in whose name everything is asked, where it has several users."""
 
     def __enter__(self) -> Server:
         self.start()
@@ -93,22 +95,27 @@ class Server:
 
     def get(self, path: str) -> Any:
         """The JSON answer to a GET; for pictures, the bytes."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+        with urllib.request.urlopen(self._request(path), timeout=60) as answer:
             body = answer.read()
             return json.loads(body) if "json" in answer.headers.get("Content-Type", "") else body
 
     def post(self, path: str, content: dict | None = None) -> Any:
         """The JSON answer to a POST. Raises Refused with the server's own JSON if it says 400."""
-        request = urllib.request.Request(self.url + path, json.dumps(content or {}).encode(),
-                                         {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(self._request(path, content or {}), timeout=60) as answer:
                 body = answer.read()
                 return json.loads(body) if body.strip().startswith((b"{", b"[")) else body
         except urllib.error.HTTPError as err:
             if err.code == 400:
                 raise Refused(json.loads(err.read())) from err
             raise
+
+    def _request(self, path: str, content: dict | None = None) -> urllib.request.Request:
+        headers = {"Comfy-User": self.user} if self.user else {}
+        if content is None:
+            return urllib.request.Request(self.url + path, headers=headers)
+        return urllib.request.Request(self.url + path, json.dumps(content).encode(),
+                                      headers | {"Content-Type": "application/json"})
 
     def queue(self, graph: dict) -> str:
         """Sends a graph in API form and gives its prompt id. Raises Refused if any of its nodes cannot run; ComfyUI

@@ -1,6 +1,6 @@
 // LoRA Sample Preview: the pictures of each round, newest on top.
 // @ts-check
-import { getJob, sampleUrl } from "./jobs.mjs?v=1";
+import { getJob, showSample } from "./jobs.mjs?v=1";
 import { addElement } from "./widget.mjs?v=1";
 
 export function addGallery(node) {
@@ -11,6 +11,7 @@ export function addGallery(node) {
     told: 0,
     clear() {
       rounds.clear();
+      for (const image of element.querySelectorAll("img")) URL.revokeObjectURL(image.src);
       element.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains.</span>`;
     },
     add({ job, step, file, prompt }) {
@@ -20,7 +21,7 @@ export function addGallery(node) {
       const round = rounds.get(step);
       if ([...round.children].some((image) => image.dataset.file === file)) return;
       const image = document.createElement("img");
-      image.src = sampleUrl(job, file);
+      showSample(image, job, file);
       image.dataset.file = file;
       image.alt = prompt ? `Step ${step}: ${prompt}` : `Step ${step}`;
       image.title = image.alt;

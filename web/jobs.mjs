@@ -30,9 +30,15 @@ export async function act(job, action, body = {}) {
   return answer.ok ? facts : tell(facts.error ?? `ComfyUI refused (${answer.status}). Its log may say why.`);
 }
 
-/** Address of a preview picture. */
-export function sampleUrl(job, file) {
-  return api.apiURL(`${address(job)}/samples/${encodeURIComponent(file)}`);
+/** Puts a preview picture into an <img>. That asks in nobody's name; where ComfyUI has several users, we ask for it. */
+export async function showSample(image, job, file) {
+  const path = `${address(job)}/samples/${encodeURIComponent(file)}`;
+  if (!api.user) {
+    image.src = api.apiURL(path);
+    return;
+  }
+  const answer = await api.fetchApi(path);
+  if (answer.ok) image.src = URL.createObjectURL(await answer.blob());
 }
 
 /** Calls back with the facts of every `livelora.<name>` event. */

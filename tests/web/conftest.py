@@ -34,7 +34,7 @@ def open_page(request, browser, server):
     """Opens ComfyUI in one tab or more, with nodes drawn on the canvas or as page elements; errors are collected."""
     tabs = []
 
-    def open_page() -> Page:
+    def open_page(server: Server = server) -> Page:
         tab = on_this_machine.new_tab(browser, server, 1500, 1100, {
             "Comfy.VueNodes.Enabled": request.param, "Comfy.Validation.Workflows": True})
         tabs.append(tab)

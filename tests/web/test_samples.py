@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 
+import pytest
+from comfyui import Server
 from demo_page import job_of, new_seed, queue_demo, wait_for_line
 from PIL import Image
 from raw import act
@@ -61,3 +63,23 @@ def test_a_sample_of_a_duplicate_restores_what_was_queued(page, server, wait_for
     found = {node: (entry["class_type"], entry["inputs"]) for node, entry in json.loads(texts["prompt"]).items()}
     assert sent(page) == found
     assert next(inputs["preset.rank"] for kind, inputs in found.values() if kind == "LiveLoraTrain") == 6
+
+
+@pytest.fixture
+def anns_server(tmp_path):
+    """One with several users, asked in Ann's name."""
+    with Server(tmp_path, "--multi-user") as running:
+        running.user = running.post("/users", {"username": "ann"}).decode().strip('"')
+        yield running
+
+
+def test_a_user_among_several_sees_the_samples(open_page, anns_server):
+    page = open_page(anns_server)
+    queue_demo(page, steps=2)
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    assert len(anns_server.get(f"/livelora/jobs/{job_of(page)}")["samples"]) == 2
+    page.wait_for_function("""() => {
+      const pictures = [...document.querySelectorAll(".livelora .round img")];
+      return pictures.length === 2 && pictures.every((picture) => picture.naturalWidth === 64);
+    }""")
+    assert page.problems == []
