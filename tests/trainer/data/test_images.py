@@ -129,15 +129,23 @@ def test_another_node_cannot_make_cut_off_pictures_pass(tmp_path, monkeypatch):
             images.examine(tmp_path / name)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
-def test_heic_without_its_package_says_which_one(tmp_path):
+def test_heic_without_its_package_says_which_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # stands for a machine without it
     (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     with pytest.raises(ValueError, match=r"photo\.jpg is a HEIC picture.*pip install pillow-heif"):
         images.examine(tmp_path / "photo.jpg")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is None, reason="pillow-heif is not installed")
-def test_heic_is_read_with_its_package(tmp_path):
-    importlib.import_module("pillow_heif").register_heif_opener()
-    path = saved(Image.fromarray(scene()), tmp_path / "photo.heic", format="HEIF", quality=95)
-    assert np.abs(images.load(path, (48, 32)).numpy() * 255 - scene()).mean() < 6
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_read_with_its_package(tmp_path, orientation):
+    """As phones write it, which turn pictures by a property of the file and say so in EXIF as well."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lying = Image.fromarray(scene())
+    jpeg = saved(lying, tmp_path / "photo.jpg", exif=exif.tobytes(), quality=95)
+    heic = saved(lying, tmp_path / "photo.heic", format="HEIF", exif=exif.tobytes(), quality=95)
+    size = images.examine(jpeg).size
+    assert images.examine(heic).size == size
+    difference = images.load(heic, size) - images.load(jpeg, size)
+    assert difference.abs().mean() * 255 < 6
