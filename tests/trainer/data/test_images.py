@@ -140,6 +140,7 @@ def test_heic_without_its_package_says_which_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_heic_is_read_with_its_package(tmp_path, orientation):
     """As phones write it, which turn pictures by a property of the file and say so in EXIF as well."""
+    importlib.import_module("pillow_heif").register_heif_opener()
     exif = Image.Exif()
     exif[0x0112] = orientation
     lying = Image.fromarray(scene())
