@@ -201,8 +201,9 @@ class Run:
 
     @property
     def _stalled(self) -> bool:
-        """Whether the held-out loss has found no new best for as long as the recipe waits."""
-        patience = self._config.early_stop_patience
+        """Whether the held-out loss has found no new best for as long as the recipe waits. Who extends a job wants all
+        of its steps."""
+        patience = 0 if self._config.extra_steps else self._config.early_stop_patience
         return 0 < patience <= self._record.held_out.since_best
 
     def _validate(self, trainer: Trainer) -> None:

@@ -238,6 +238,9 @@ def test_a_run_that_gets_worse_stops_early_and_keeps_its_best(host, dataset, tmp
     again = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
                 early_stop_patience=3)
     assert again.id == job.id and again.record.held_out == curve  # done is done
+    more = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+               early_stop_patience=3, extra_steps=1)
+    assert (more.id, more.state, more.record.step, more.message) == (job.id, "done", 201, "Trained 201 steps.")
 
 
 def test_a_run_goes_on_from_a_lora_file(host, dataset, tmp_path):
