@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any, get_args
 
 from comfy_api.latest import io
@@ -14,6 +13,7 @@ from ..trainer.captioning.run import Captioned, Which, Wish, caption
 from ..trainer.captioning.tagger import Tagger
 from ..trainer.captioning.vision import VisionFolder
 from ..trainer.comfy import textgen
+from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data import captions
 from .dataset import check_own_files
@@ -138,22 +138,15 @@ def _engine(chosen: dict[str, Any]) -> Engine | None:
     if kind == TEMPLATE:
         return None
     if kind == TAGGER:
-        return Tagger(path=_path(chosen["file"], "file", "a tagger's .onnx file"), general=chosen["threshold"],
+        return Tagger(path=absolute_path(chosen["file"], "file", "a tagger's .onnx file"), general=chosen["threshold"],
                       character=chosen["character_threshold"])
     prompt = chosen["prompt"].strip()
     asking = {"prompt": prompt or presets.PROMPTS[chosen["preset"]], "max_length": chosen["max_length"],
               "max_side": chosen["max_side"]}
     if kind == TEXT_MODEL:
         return textgen.TextModel(clip=chosen["clip"], **asking)
-    return VisionFolder(path=_path(chosen["folder"], "folder", "a vision-language model's folder"),
+    return VisionFolder(path=absolute_path(chosen["folder"], "folder", "a vision-language model's folder"),
                         device=textgen.device(), own_prompt=bool(prompt), **asking)
-
-
-def _path(text: str, name: str, what: str) -> Path:
-    path = Path(text.strip().strip('"')).expanduser()  # Windows copies paths in quotation marks
-    if not path.is_absolute():
-        raise ValueError(f"{name} must be the absolute path of {what}, got '{text}'.")
-    return path
 
 
 def _report(done: Captioned, write_files: bool) -> str:

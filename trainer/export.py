@@ -158,6 +158,8 @@ def check_name(name: str) -> None:
     if ".." in name or re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.startswith("."):
         raise ValueError(f"The LoRA's name must be a plain file name, without folders, '..' or any of :*?\"<>|, got "
                          f"{name!r}. It is saved in ComfyUI's models/loras folder.")
+    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+        raise ValueError(f"Windows keeps the name {name!r} for a device. Write for example my_{name}")
 
 
 def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, format: Format = "ComfyUI",

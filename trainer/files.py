@@ -74,7 +74,7 @@ def remove_folder(path: Path) -> None:
 
 
 def _neighbour(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    return path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")  # short: Windows allows 247 characters
 
 
 def _rename(path: Path, target: Path) -> None:

@@ -51,11 +51,12 @@ class JobFolder:
         remove_folder(self.path)
 
     def discard(self) -> None:
-        """Removes what was learned: all but what the job is."""
-        for folder in (self.states, self._samples, self.path / "tensorboard"):
-            remove_folder(folder)
-        for file in (self._metrics, *self._loras.values()):
-            file.unlink(missing_ok=True)
+        """Removes what was learned: all but what the job is. What cannot be removed does not keep the rest."""
+        with contextlib.ExitStack() as each:
+            for folder in (self.states, self._samples, self.path / "tensorboard"):
+                each.callback(remove_folder, folder)
+            for file in (self._metrics, *self._loras.values()):
+                each.callback(file.unlink, missing_ok=True)
 
     def bytes_used(self) -> int:
         """What the folder takes on the disk."""

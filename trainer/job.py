@@ -16,7 +16,7 @@ from .folder import JobFolder, Which
 from .graph import Graph
 from .preparation import Prepared
 from .queue import TrainQueue
-from .record import Record
+from .record import MOST_LOSSES, Record
 from .task import Task
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Listener = Callable[[str, dict[str, Any]], None]
-
-MOST_LOSSES = 10000
-"""Newest losses that `details` gives."""
 
 
 class Job:
@@ -234,12 +231,15 @@ class Job:
     def forget(self) -> None:
         """Drops what was learned, for good."""
         with self.lock:
-            step = self.record.step
-            with self.record.nothing_lost("What was learned could not be removed"):
+            stopped = f"Stopped at step {self.record.step}, "
+            try:
                 self.folder.discard()
                 self.folder.create()
+                message = stopped + "and what was learned was discarded. Resume to start over."
+            except OSError as err:
+                message = stopped + f"but not all that was learned could be removed ({err}). Delete the job."
             self.record, self.unwritten = Record(self.folder), None
-            self.rest("stopped", f"Stopped at step {step}, and what was learned was discarded. Resume to start over.")
+            self.rest("stopped", message)
 
     def where(self, what: str, then: str) -> str:
         """A sentence on how far it came."""

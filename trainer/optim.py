@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from .config import TrainConfig
 from .packages import require
 
 log = logging.getLogger(__name__)
+
+WINDOWS = os.name == "nt"
 
 BITSANDBYTES = ("AdamW8bit", "PagedAdamW8bit", "AdEMAMix8bit", "Lion8bit")
 PYTORCH_OPTIMIZER = ("Prodigy", "ScheduleFreeAdamW", "CAME")
@@ -64,6 +67,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _bitsandbytes(name: str, groups: list[dict], options: dict[str, Any]) -> torch.optim.Optimizer | None:
     """bitsandbytes' optimizer of that name or its next best; None if none of them works."""
     try:
+        if WINDOWS and name.startswith("Paged"):
+            raise NotImplementedError("Windows does not page a GPU's memory, and forbids the CPU to read it meanwhile")
         optimizer = getattr(require("bitsandbytes").optim, name)
         _try_out(optimizer, options, groups[0]["params"][0].device)
         return optimizer(groups, **options)

@@ -176,8 +176,9 @@ class Preparation:
             return [found["latents"] for found in known if found]
         pixels = torch.stack([images.load(s.path, s.bucket, s.view) for s in batch if s.bucket])
         encoded = list(self._patiently(lambda: host.encode_images(pixels)))
-        if cache:
-            encoded = [cache.keep(k, {"latents": latents})["latents"] for k, latents in zip(keys, encoded, strict=True)]
+        if cache:  # what it has stays: Windows does not replace a file that is mapped
+            encoded = [found["latents"] if found else cache.keep(k, {"latents": new})["latents"]
+                       for k, found, new in zip(keys, known, encoded, strict=True)]
         return encoded
 
     def _patiently(self, encode: Callable[[], Encoded]) -> Encoded:

@@ -16,6 +16,9 @@ from .validation import Curve
 
 log = logging.getLogger(__name__)
 
+MOST_LOSSES = 10000
+"""Newest losses that a person is given."""
+
 
 class Record:
     """Grows by a line a step. A disk that is full or read-only costs lines in the file, never the training."""

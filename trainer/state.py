@@ -58,14 +58,17 @@ def save(folder: Path, trainer: Trainer, lora: Lora | None, keep: int) -> Path:
 
 
 def load_newest(folder: Path, trainer: Trainer) -> list[str]:
-    """Puts the newest readable state into a new trainer, if there is one, and gives the names of those that were not
-    readable. They are removed: else they would push out the good ones that are written from now on."""
+    """Puts the newest whole state into a new trainer, if there is one, and gives the names of those that were not
+    whole. They are removed: else they would push out the good ones that are written from now on. Raises OSError if a
+    state cannot be read now."""
     unreadable = []
     for path in reversed(_states(folder)):
         try:
             numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
         except (OSError, ValueError, SafetensorError) as err:
+            if isinstance(err, OSError) and all((path / f"{part}.safetensors").exists() for part in PARTS):
+                raise  # it is there, and can be read another time: memory is short, or another program has it open
             log.warning("The state in %s cannot be read (%s); the one before it is taken", path, err)
             unreadable.append(path)
             continue

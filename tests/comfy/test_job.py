@@ -12,6 +12,7 @@ import comfy.model_management as mm
 import pytest
 import torch
 from livelora.trainer import folder as job_folder
+from livelora.trainer import state
 from livelora.trainer.actions import Refused
 from livelora.trainer.adapters import inject, layout
 from livelora.trainer.comfy.model import ComfyHost, with_lora
@@ -233,6 +234,25 @@ def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, t
     assert others.resume(job) and job.ended.wait(300)
     assert job.state == "done" and job.record.losses == straight.record.losses
     assert equal(job.lora("last"), straight.lora("last"))
+
+
+def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, monkeypatch):
+    straight = run(jobs, host, dataset)
+    others = Jobs(tmp_path / "others", Lease())
+    job = others.submit(Task(host, TrainConfig(**RECIPE), dataset))
+    at_step(job, 4, job.pause)
+    assert job.ended.wait(300)
+
+    def full(_):
+        raise OSError("The paging file is too small for this operation to complete. (os error 1455)")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(state, "load_file", full)  # stands for Windows with its memory used up
+        assert others.resume(job) and job.ended.wait(300)
+    assert job.state == "failed" and "paging file is too small" in job.message
+    assert job.folder.snapshots() == [3, 4]
+    run(others, host, dataset)
+    assert job.state == "done" and equal(job.lora("last"), straight.lora("last"))
 
 
 def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, dataset, tmp_path):

@@ -53,7 +53,8 @@ def test_numbers_in_the_file(tmp_path, dtype, kind):
     assert saved[f"{LAYER}.dora_scale"].equal(scales[f"{LAYER}.dora_scale"])
 
 
-@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "..", "c:cat", "", "  ", " cat", ".hidden", "cat?", "a\nb"])
+@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "..", "c:cat", "", "  ", " cat", ".hidden", "cat?", "a\nb",
+                                  "con", "COM1.v2", "Aux"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
         export.save(LORA, tmp_path, name, "fp16")

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from livelora.trainer import folder as job_folder
 from livelora.trainer.config import TrainConfig
 from livelora.trainer.export import Lora
 from livelora.trainer.folder import JobFolder
@@ -70,6 +71,27 @@ def test_steps_that_were_done_again_count_once(folder):
     for line in lines:
         folder.append_metrics(line)
     assert folder.metrics() == [*lines[:2], *lines[5:]]
+
+
+def test_what_cannot_be_discarded_does_not_keep_the_rest(tmp_path, monkeypatch):
+    folder, remove = JobFolder(tmp_path / "job"), job_folder.remove_folder
+    folder.create()
+    folder.write_job(FACTS)
+    folder.write_lora(Lora({"a": torch.ones(1)}, {}), "last")
+    folder.append_metrics({"step": 1, "loss": 1})
+
+    def open_in_a_viewer(path):
+        if path.name == "samples":
+            raise PermissionError("Access is denied")
+        remove(path)
+
+    monkeypatch.setattr(job_folder, "remove_folder", open_in_a_viewer)  # stands for Windows
+    [job] = Jobs(tmp_path, Lease()).all()
+    job.discard()
+    assert (job.state, job.record.step, job.lora("last")) == ("stopped", 0, None)
+    assert job.message == ("Stopped at step 1, but not all that was learned could be removed (Access is denied). "
+                           "Delete the job.")
+    assert sorted(p.name for p in folder.path.iterdir()) == ["job.json", "samples"]
 
 
 def test_a_job_of_which_half_was_removed_does_not_come_back(tmp_path):

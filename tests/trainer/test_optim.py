@@ -191,6 +191,12 @@ def test_an_8_bit_optimizer_that_does_not_work_gives_a_warning_and_the_next_best
     assert len(caplog.records) == 1
 
 
+def test_windows_does_not_page(monkeypatch, caplog):
+    monkeypatch.setattr(optim, "WINDOWS", True)
+    assert type(make(params(), config("PagedAdamW8bit"))).__name__ == "AdamW8bit"
+    assert "PagedAdamW8bit does not work here (Windows does not page a GPU's memory" in caplog.text
+
+
 @pytest.mark.parametrize("name", optim.BITSANDBYTES)
 def test_a_library_that_does_not_load_gives_a_warning_and_plain_adamw(monkeypatch, caplog, name):
     import bitsandbytes

@@ -15,10 +15,10 @@ def dataset_folder(text: str) -> Path:
     """An absolute path as it is; else a folder under ComfyUI's input, or one that comes with LiveLoRA (demo_dataset).
 
     Raises ValueError if the text is empty or leads out of the input folder."""
-    if not text.strip():
+    if _path(text) == Path():
         raise ValueError("The dataset folder is empty. Give an absolute path, or the name of a folder under ComfyUI's "
                          f"input folder ({folder_paths.get_input_directory()}).")
-    path, home = Path(text.strip()).expanduser(), Path(folder_paths.get_input_directory())
+    path, home = _path(text), Path(folder_paths.get_input_directory())
     if path.is_absolute():
         return path
     if ".." in path.parts:
@@ -32,13 +32,26 @@ def table_path(text: str) -> Path:
     """An absolute path as it is; else a file under ComfyUI's input folder.
 
     Raises ValueError if it is no .csv or .jsonl or leads out of the input folder."""
-    path, home = Path(text.strip()).expanduser(), Path(folder_paths.get_input_directory())
+    path, home = _path(text), Path(folder_paths.get_input_directory())
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"A table is a .csv or a .jsonl file, got '{text}'. Give an absolute path, or a name under "
                          f"ComfyUI's input folder ({home}) such as captions.csv.")
     if not path.is_absolute() and ".." in path.parts:
         raise ValueError(f"The table '{text}' leads out of ComfyUI's input folder. Give an absolute path instead.")
     return home / path
+
+
+def absolute_path(text: str, name: str, what: str) -> Path:
+    """A path anywhere, as the input `name` has it. Raises ValueError if it is not absolute."""
+    path = _path(text)
+    if not path.is_absolute():
+        raise ValueError(f"{name} must be the absolute path of {what}, got '{text}'.")
+    return path
+
+
+def _path(text: str) -> Path:
+    """Windows copies paths in quotation marks."""
+    return Path(text.strip().strip('"')).expanduser()
 
 
 def loras_folder() -> Path:

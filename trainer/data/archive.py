@@ -22,6 +22,7 @@ from .naming import name_some
 MOST_ENTRIES = 20_000
 MOST_BYTES = 20 * 2**30
 """Of all files together, unpacked."""
+WINDOWS = os.name == "nt"
 Entries = dict[str, zipfile.ZipInfo]
 """Where a file goes, with / between folders → its entry."""
 
@@ -100,6 +101,9 @@ def _check_entry(source: Path, name: str, entry: zipfile.ZipInfo) -> None:
     if ".." in parts or "." in parts or "" in parts or re.match("[A-Za-z]:", name) or re.search(r"[\x00-\x1f]", name):
         raise ValueError(f"'{source}' has an entry {name[:80]!r}, which could end up outside its folder. Pack it "
                          "again, with plain names.")
+    if WINDOWS and ":" in name:  # it would write into an unseen part of another file
+        raise ValueError(f"'{source}' has an entry {name[:80]!r}, a name that Windows cannot have. Pack it again "
+                         "without the colon.")
     if entry.flag_bits & 1:
         raise ValueError(f"'{source}' is encrypted. Unpack it yourself, and choose the folder.")
     if stat.S_ISLNK(entry.external_attr >> 16):

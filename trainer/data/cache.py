@@ -10,19 +10,25 @@ import hashlib
 import json
 import logging
 import os
-import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from ..files import sweep, write_tensors
+from ..files import remove_folder, sweep, write_tensors
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 20 * 2**30
 """Of all files together. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens in FLUX.1 is 4 MB."""
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+"""Numbers that are kept, by their names in safetensors."""
 
 
 def key(*parts: Any) -> str:
@@ -38,21 +44,22 @@ class Cache:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Tensors and plain values by name, or None. The tensors lie in the file, mapped into memory: the system reads
-        what is used, and may drop it again when memory is short."""
+        what is used, and may drop it again when memory is short. They must not be written to."""
         path = self._path(key)
         try:
-            with safe_open(path, "pt") as file:
-                plain = json.loads((file.metadata() or {})["plain"])
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors, metadata = mapped(path) if os.name == "nt" else _opened(path)
+            found = {**tensors, **json.loads(metadata["plain"])}
             os.utime(path)
-        except FileNotFoundError:
+        except OSError as err:  # it may be readable another time
+            if not isinstance(err, FileNotFoundError):
+                log.warning("%s cannot be read now (%s); what is in it is made anew", path, err)
             return None
-        except (OSError, SafetensorError, KeyError, ValueError) as err:
-            log.warning("%s cannot be read (%s: %s) and is made anew", path, type(err).__name__, err)
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as err:
+            log.warning("%s is broken (%s: %s) and is made anew", path, type(err).__name__, err)
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
-        return {**found, **plain}
+        return found
 
     def keep(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
         """Puts tensors, and what else JSON can hold, on disk and gives them as `get` does; a value with anything else
@@ -66,7 +73,7 @@ class Cache:
             text = json.dumps(plain)
         except TypeError:
             return False
-        if json.loads(text) != plain or not tensors:
+        if json.loads(text) != plain or not tensors or not {t.dtype for t in tensors.values()} <= {*DTYPES.values()}:
             return False
         path = self._path(key)
         try:
@@ -90,6 +97,28 @@ class Cache:
         return self._folder / key[:2] / f"{key}.safetensors"
 
 
+def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no dict
+
+
+def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a safetensors file holds, mapped to be read only. safetensors maps it so that it could be written to, which
+    Windows counts as memory in use, and torch ends the process when there is none left. Elsewhere this would keep a
+    file open for each mapping. Format: https://github.com/huggingface/safetensors#format
+
+    Raises OSError, and ValueError, KeyError or RuntimeError for no such file."""
+    raw = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+    metadata = header.pop("__metadata__", {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        content = torch.from_numpy(raw)[start:]
+    return {name: content[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
+            for name, entry in header.items()}, metadata
+
+
 def trim(folder: Path, pattern: str, most_bytes: int = MOST_BYTES) -> None:
     """Of the files and folders in `folder` that match, removes those changed longest ago, until the rest is within the
     limit."""
@@ -101,7 +130,7 @@ def trim(folder: Path, pattern: str, most_bytes: int = MOST_BYTES) -> None:
             if total <= most_bytes:
                 break
             with contextlib.suppress(OSError):  # on Windows a file that a training has mapped cannot be removed
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
                 total -= size
 
 

@@ -57,7 +57,8 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
 def _inside(folder: Path, name: str) -> Path | None:
     """The path that a name means, absolute or from `folder`; None if it lies elsewhere."""
     home, place = os.path.abspath(folder), os.path.abspath(folder / name.strip().replace("\\", "/"))
-    return folder / os.path.relpath(place, home) if place.startswith(os.path.join(home, "")) else None
+    inside = os.path.normcase(place).startswith(os.path.normcase(os.path.join(home, "")))
+    return folder / os.path.relpath(place, home) if inside else None
 
 
 def _there(folder: Path, name: str) -> Path | None:

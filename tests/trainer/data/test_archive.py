@@ -79,6 +79,14 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, scratch, name):
     assert [p.name for p in tmp_path.iterdir()] == ["d.zip"] or not list((scratch / "unpacked").glob("*"))
 
 
+def test_a_colon_is_refused_on_windows(tmp_path, scratch, monkeypatch):
+    """It would write into a stream of a file `shot 12`, which no listing shows."""
+    source = pack(tmp_path / "d.zip", {"shot 12:30.png": b"x"})
+    assert tree(archive.unpack(source, scratch)) == {"shot 12:30.png": b"x"}
+    monkeypatch.setattr(archive, "WINDOWS", True)
+    assert "'shot 12:30.png', a name that Windows cannot have" in refusal(source, scratch)
+
+
 def test_a_link_is_refused(tmp_path, scratch):
     link = zipfile.ZipInfo("a.png")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from livelora.trainer.data import cache as kept
 from livelora.trainer.data.cache import Cache, key, trim
+from safetensors.torch import save_file
 
 
-@pytest.fixture
-def cache(tmp_path):
+@pytest.fixture(params=["here", "on Windows"])
+def cache(request, tmp_path, monkeypatch):
+    if request.param == "on Windows":  # its way to map files, which works here as well
+        monkeypatch.setattr(kept, "_opened", kept.mapped)
     return Cache(tmp_path / "encoded")
 
 
@@ -33,11 +37,32 @@ def test_what_is_kept_comes_back(cache):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
 def test_what_is_kept_takes_no_memory_of_its_own(cache, tmp_path):
-    kept = cache.keep(key("a"), {"cond": torch.randn(100, 100)})["cond"]
+    found = cache.keep(key("a"), {"cond": torch.randn(100, 100)})["cond"]
     [name] = files(tmp_path)
     [mapped] = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name)]
     low, high = (int(address, 16) for address in mapped.split("-"))
-    assert low <= kept.data_ptr() and kept.data_ptr() + kept.nbytes <= high
+    assert low <= found.data_ptr() and found.data_ptr() + found.nbytes <= high
+
+
+def test_a_mapped_file_is_read_as_safetensors_reads_it(tmp_path):
+    tensors = {str(kind): torch.arange(24).reshape(2, 3, 4).to(kind) for kind in kept.DTYPES.values()}
+    tensors |= {"number": torch.tensor(3.5), "nothing": torch.zeros(0, 4)}
+    save_file(tensors, tmp_path / "a.safetensors", {"plain": "{}"})
+    found, metadata = kept.mapped(tmp_path / "a.safetensors")
+    assert metadata == {"plain": "{}"} and found.keys() == tensors.keys()
+    assert all(found[name].equal(value) and found[name].dtype == value.dtype for name, value in tensors.items())
+
+
+def test_a_file_that_cannot_be_read_now_stays(cache, tmp_path, monkeypatch):
+    cache.keep(key("a"), {"x": torch.ones(2)})
+
+    def refused(_: object) -> None:
+        raise OSError("The paging file is too small for this operation to complete. (os error 1455)")
+
+    with monkeypatch.context() as windows:
+        windows.setattr(kept, "_opened", refused)  # stands for a machine whose memory is used up
+        assert cache.get(key("a")) is None
+    assert cache.get(key("a"))["x"].equal(torch.ones(2))
 
 
 def test_keys_tell_apart_what_they_are_made_of():
