@@ -35,6 +35,7 @@ def new_tab(running: Browser, server: Server, width: int, height: int, settings:
     for name, value in {**SETTINGS, **settings}.items():
         server.post("/settings", {name: value})
     tab = running.new_page(viewport={"width": width, "height": height})
+    tab.set_default_timeout(120_000)  # this machine may be busy
     tab.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
     if server.user:
         tab.add_init_script(f"localStorage['Comfy.userId'] = {json.dumps(server.user)}")
@@ -42,8 +43,13 @@ def new_tab(running: Browser, server: Server, width: int, height: int, settings:
 
 
 def open_comfyui(tab: Page, server: Server) -> None:
-    """Opens the server's page and waits until the workflow that it begins with is there, which would else come over
-    the one that is loaded next."""
+    """Opens the server's page and waits until it hears events, and until the workflow that it begins with is there,
+    which would else come over the one that is loaded next."""
     tab.goto(server.url)
-    tab.wait_for_function("window.app?.vueAppReady && app.isGraphReady && app.extensionManager.workflow.activeWorkflow",
-                          timeout=120_000)
+    wait_until_open(tab)
+
+
+def wait_until_open(tab: Page) -> None:
+    """After a load or a reload."""
+    tab.wait_for_function("""window.app?.vueAppReady && app.isGraphReady && comfyAPI.api.api.clientId
+        && app.extensionManager.workflow.activeWorkflow""")

@@ -34,20 +34,30 @@ export function addMonitor(node) {
   const element = addElement(node, "monitor", 74);
   element.innerHTML = PARTS;
   tieMenu(element.querySelector(".more"), element.querySelector("[role=menu]"));
+  let told = 0, asked = 0, answered = 0;
+  const draw = (facts) => {
+    live.shown = facts;
+    showButtons(element, facts);
+    showBar(element, facts);
+    showLines(element, facts);
+  };
   const live = {
     /** The facts on show. */
     shown: NOTHING,
+    /** Shows what was just told. */
     show(facts) {
-      live.shown = facts;
-      showButtons(element, facts);
-      showBar(element, facts);
-      showLines(element, facts);
+      told += 1;
+      draw(facts);
     },
-    /** Shows the job that a request answers, unless an event came meanwhile: then the answer may be the older one. */
+    /** Shows the job that a request answers, unless something newer is known by then: by an event, or by the answer to
+     * a later request. */
     async showAnswer(request) {
-      const before = live.shown;
+      const before = told;
+      const mine = ++asked;
       const facts = await request;
-      if (facts?.state && live.shown === before) live.show(facts);
+      if (!facts?.state || told !== before || mine < answered) return;
+      answered = mine;
+      draw(facts);
     },
   };
   node.livelora = live;

@@ -38,7 +38,7 @@ def draw():
 def wait_for():
     """Waits until a job, by its seed's train graph, says something."""
 
-    def wait_for(server: Server, job: str, condition, seconds: float = 120) -> dict:
+    def wait_for(server: Server, job: str, condition, seconds: float = 600) -> dict:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             facts = server.get(f"/livelora/jobs/{job}")

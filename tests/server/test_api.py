@@ -142,7 +142,10 @@ def test_events(server, wait_for):
             server.run(with_preview(training(seed=762, steps=3), "owl", every=3))
             job = newest_job(server)
             assert act(server, job, "delete").status == 200
-            time.sleep(0.5)
+            end = time.monotonic() + 60
+            while not all(told and told[-1]["type"] == "livelora.deleted" for told in heard.values()):
+                assert time.monotonic() < end, heard
+                time.sleep(0.05)
         finally:
             over.set()
     assert [future.result() for future in listening] == [None, None]

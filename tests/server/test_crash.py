@@ -123,8 +123,10 @@ def test_a_server_that_is_told_to_end_while_a_prompt_has_the_gpu(tmp_path, wait_
         job = begin(server, training(seed=55, steps=200, batch_size=2, mode="background"))
         wait_for(server, job, lambda facts: facts["step"] >= 4)
         server.queue(dawdling(60, seed=1))
-        time.sleep(5)  # longer than a step
-        step = server.get(f"/livelora/jobs/{job}")["step"]
+        step = None
+        while step != (now := server.get(f"/livelora/jobs/{job}")["step"]):
+            step = now
+            time.sleep(5)  # longer than a step
         assert end(server) < ALLOWED
         server.start()
         facts = server.get(f"/livelora/jobs/{job}")
@@ -147,18 +149,23 @@ def test_a_second_comfyui_on_the_same_user_folder_leaves_the_jobs_alone(own_serv
         assert (facts["job"], facts["state"]) == (job, "paused")
 
 
-def test_a_server_that_is_told_to_end_while_a_job_is_being_prepared(own_server, undisturbed, wait_for):
+def test_a_server_that_is_told_to_end_while_a_job_is_being_prepared(tmp_path, undisturbed, wait_for):
     recipe = {"seed": 53, "steps": 4}
     expected = undisturbed(**recipe)
-    job = begin(own_server, training(**recipe, mode="background"))
-    wait_for(own_server, job, lambda facts: facts["state"] == "preparing" and "Encoding" in facts["message"])
-    assert end(own_server) < ALLOWED
-    own_server.start()
-    facts = own_server.get(f"/livelora/jobs/{job}")
-    assert (facts["state"], facts["message"]) == ("paused", "ComfyUI was closed before training began. "
-                                                            "Resume to go on.")
-    facts = resume(own_server, job, wait_for)
-    assert facts["state"] == "done" and facts["losses"] == expected
+    with troubled_server(tmp_path) as server:
+        server.queue(training(**recipe, mode="background"))
+        server.queue(dawdling(60, seed=2))  # the job gets no further than that
+        while not server.get("/livelora/jobs"):
+            time.sleep(0.02)
+        job = newest_job(server)
+        wait_for(server, job, lambda facts: facts["state"] == "preparing" and "Encoding" in facts["message"])
+        assert end(server) < ALLOWED
+        server.start()
+        facts = server.get(f"/livelora/jobs/{job}")
+        assert (facts["state"], facts["message"]) == ("paused", "ComfyUI was closed before training began. "
+                                                                "Resume to go on.")
+        facts = resume(server, job, wait_for)
+        assert facts["state"] == "done" and facts["losses"] == expected
 
 
 def test_a_pause_at_a_measured_step_leaves_nothing_out(own_server, wait_for):

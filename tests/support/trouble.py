@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,12 +81,22 @@ def read_only(folder: Path) -> Iterator[str]:
             os.chmod(path, mode)
 
 
+def health(server: Server, seconds: float = 60) -> dict:
+    """What is left of trainings, once nothing is, or after so long: the last of it may just be going."""
+    end = time.monotonic() + seconds
+    while True:
+        found = server.get("/troublemaker/health")
+        if found["idle"] and "livelora" not in found["threads"] or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
 def half_written(folder: Path) -> list[str]:
     """Every file below that is temporary, or of which a part is missing."""
     found = []
     for path in folder.rglob("*"):
         try:
-            if path.name.startswith("."):
+            if path.name.startswith(".") and path.name != ".lock":
                 raise ValueError("a temporary name")
             if path.suffix == ".json":
                 json.loads(path.read_text())

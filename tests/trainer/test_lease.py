@@ -31,7 +31,8 @@ def test_a_waiting_prompt_goes_before_the_next_step():
             with lease.step():
                 order.append(f"step {number}")
                 inside.set()
-                time.sleep(0.05)
+                while not (number or lease.prompt_is_waiting):
+                    time.sleep(0.001)
 
     def prompt() -> None:
         inside.wait(SOON)
@@ -117,6 +118,12 @@ def steps(lease: Lease, order: list[str], count: int, seconds: float = 0.02) -> 
     return thread
 
 
+def until_two(order: list[str]) -> None:
+    """Steps were taken."""
+    while len(order) < 2:
+        time.sleep(0.005)
+
+
 def test_training_waits_until_no_prompt_is_queued():
     lease, order, queued = Lease(), [], [True]
     lease.prompts_queued = lambda: bool(queued)
@@ -187,7 +194,7 @@ def test_a_prompt_that_is_interrupted_waits_for_no_more_than_the_step_under_way(
     with lease.training(lambda: "training first"):
         training = steps(lease, order, 200, seconds=0.01)
         thread.start()
-        time.sleep(0.1)
+        until_two(order)
         interrupted.set()
         thread.join(SOON)
         before = order.index("prompt")
@@ -201,7 +208,7 @@ def test_a_prompt_that_waited_for_a_job_is_next_whatever_the_rule():
     with lease.training(lambda: "training first"):
         with lease.lent():
             training = steps(lease, order, 200, seconds=0.01)
-            time.sleep(0.1)
+            until_two(order)
         order.append("prompt")
         lease.give_back()
         training.join(30)
@@ -227,7 +234,7 @@ def test_who_unloads_models_waits_for_the_step_under_way_whatever_the_rule_and_n
 
     with lease.training(lambda: "training first"):
         training = steps(lease, order, 100, seconds=0.01)
-        time.sleep(0.1)
+        until_two(order)
         thread = threading.Thread(target=unload)
         thread.start()
         thread.join(SOON)

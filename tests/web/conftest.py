@@ -73,7 +73,7 @@ def nothing_trains_on(server, wait_for):
 def wait_for():
     """Waits until a job says something, and gives all that it says then."""
 
-    def wait_for(server: Server, job: str, condition, seconds: float = 120) -> dict:
+    def wait_for(server: Server, job: str, condition, seconds: float = 600) -> dict:
         end = time.monotonic() + seconds
         while not condition(facts := server.get(f"/livelora/jobs/{job}")):
             if time.monotonic() > end:

@@ -6,6 +6,7 @@ import json
 import re
 from itertools import combinations
 
+import browser as on_this_machine
 import pytest
 from comfyui import ROOT
 from demo_page import DEMO, TRAIN, load, queue_demo
@@ -69,7 +70,7 @@ def test_a_reload_finds_the_job_again(page, server):
                            "'Trained 2 steps.')", timeout=120_000)
     workflow = page.evaluate("app.graph.serialize()")
     page.reload()
-    page.wait_for_function("window.app?.vueAppReady && app.isGraphReady", timeout=120_000)
+    on_this_machine.wait_until_open(page)
     page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
     page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 4", timeout=60_000)
     page.wait_for_function("[...document.querySelectorAll('.livelora .state')].some((e) => e.textContent === "
@@ -118,6 +119,7 @@ def test_choosing_a_preset_fills_in_its_values(page):
 canvas_only = pytest.mark.parametrize("open_page", [False], indirect=True, ids=["canvas"])
 SHOWN = f"""async () => {{
   {TRAIN}
+  app.canvas.draw(true, true);  // what lies where is known of what was drawn
   const [saved, prompt] = [node.serialize(), await app.graphToPrompt()];
   return {{
     button: node.widgets.find((w) => w.name === "advanced").label,
@@ -131,12 +133,13 @@ SHOWN = f"""async () => {{
 
 def press_the_fold_button(page) -> None:
     """With the mouse, where it is drawn."""
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-300, -200]; app.canvas.setDirty(true); }")
-    page.wait_for_timeout(300)
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-300, -200]; }")
     x, y = page.evaluate(f"""() => {{
       {TRAIN}
+      app.canvas.draw(true, true);
       const button = node.widgets.find((w) => w.name === "advanced");
       app.canvas.ds.offset[1] -= Math.max(0, button.last_y - 300);
+      app.canvas.draw(true, true);
       const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 100, node.pos[1] + button.last_y + 10]);
       const box = app.canvas.canvas.getBoundingClientRect();
       return [box.left + x, box.top + y];
@@ -188,8 +191,8 @@ def test_the_fold_follows_an_engine_whose_inputs_come_and_go(page):
       for (const name of ["template", "vision-language folder", "tagger", "ComfyUI text model"]) {
         engine.value = name;
         engine.callback?.(name, app.canvas, node);
-        app.canvas.setDirty(true, true);
         await new Promise((done) => setTimeout(done, 500));
+        app.canvas.draw(true, true);
         const rare = node.widgets.filter((w) => w.options?.advanced);
         seen[name] = [node.widgets.find((w) => w.name === "advanced").label, rare.every((w) => w.hidden)];
       }

@@ -24,12 +24,18 @@ def two(open_page):
 
 
 def press_both(pages, action: str, other: str) -> list[int]:
-    """At the same moment, as far as timers go. What the server answered, by status."""
-    at = 1000 * time.time() + 500
+    """At the same moment, as far as timers go: neither tab shows any more what the other one's press has changed. What
+    the server answered, by status."""
     for page, name in zip(pages, (action, other), strict=True):
-        page.evaluate("""([name, at]) => {
-          const button = document.querySelector(`.livelora [data-action=${name}]`);
-          window.pressed = new Promise((done) => setTimeout(() => done(button.click()), at - Date.now()));
+        page.evaluate(f"""(name) => {{
+          {TRAIN}
+          const live = node.livelora, show = live.show;
+          let last = live.shown;
+          live.show = (facts) => {{ last = facts; }};
+          const button = document.querySelector(`.livelora [data-action=${{name}}]`);
+          window.press = () => {{ button.click(); live.show = show; show(last); }};
+        }}""", name)
+        page.evaluate("""() => {
           window.answered = new Promise((done) => {
             const { api } = window.comfyAPI.api;
             const fetchApi = api.fetchApi;
@@ -39,8 +45,11 @@ def press_both(pages, action: str, other: str) -> list[int]:
               return answer;
             };
           });
-        }""", [name, at])
-    return sorted(page.evaluate("window.pressed.then(() => window.answered)") for page in pages)
+        }""")
+    at = 1000 * time.time() + 500
+    for page in pages:
+        page.evaluate("(at) => { setTimeout(window.press, at - Date.now()); }", at)
+    return sorted(page.evaluate("window.answered") for page in pages)
 
 
 def agree(pages, server, job: str) -> dict:
