@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 import pytest
 from livelora.trainer.comfy import paths
 
@@ -12,6 +15,10 @@ def test_a_path_may_be_in_quotation_marks(tmp_path, form):
     assert paths.dataset_folder(form.format(tmp_path)) == tmp_path
     assert paths.table_path(form.format(tmp_path / "a.csv")) == tmp_path / "a.csv"
     assert paths.absolute_path(form.format(tmp_path), "folder", "a model's folder") == tmp_path
+
+
+def test_a_dot_is_comfyuis_input_folder():
+    assert paths.dataset_folder(".") == Path(folder_paths.get_input_directory())
 
 
 @pytest.mark.parametrize("text", ["", "  ", '""', ' "" '])

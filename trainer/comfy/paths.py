@@ -15,7 +15,7 @@ def dataset_folder(text: str) -> Path:
     """An absolute path as it is; else a folder under ComfyUI's input, or one that comes with LiveLoRA (demo_dataset).
 
     Raises ValueError if the text is empty or leads out of the input folder."""
-    if _path(text) == Path():
+    if not _bare(text):
         raise ValueError("The dataset folder is empty. Give an absolute path, or the name of a folder under ComfyUI's "
                          f"input folder ({folder_paths.get_input_directory()}).")
     path, home = _path(text), Path(folder_paths.get_input_directory())
@@ -50,8 +50,12 @@ def absolute_path(text: str, name: str, what: str) -> Path:
 
 
 def _path(text: str) -> Path:
+    return Path(_bare(text)).expanduser()
+
+
+def _bare(text: str) -> str:
     """Windows copies paths in quotation marks."""
-    return Path(text.strip().strip('"')).expanduser()
+    return text.strip().strip('"')
 
 
 def loras_folder() -> Path:
