@@ -6,7 +6,8 @@ JPEGs of 2 megapixels in six shapes, of noise that weighs what a photo does. Pil
 their buckets: with Lanczos, and with its faster bicubic filter, which is LiveLoRA's. LiveLoRA finds and hashes them,
 decodes each to see whether it is whole, chooses its bucket, reads its caption, and then decodes and cuts it as the
 trainer does. Both have a thread for each core; they take turns in one process; figures are medians. Memory is the peak
-of the resident set of fresh processes."""
+of the resident set of fresh processes. 300 encoded captions are put into the cache, too, and handed on as a training
+gets them."""
 
 from __future__ import annotations
 
@@ -135,8 +136,26 @@ def work(folder: Path, resolution: int) -> None:
     """What `memory` runs."""
     with tempfile.TemporaryDirectory() as scratch:
         ours(folder, Path(scratch), resolution)
+    print(status("VmHWM"))
+
+
+def encodings(count: int) -> tuple[float, float]:
+    """MB of encoded captions as FLUX.1 has them that a training is handed, and of anonymous memory that they take."""
+    import torch
+    from livelora.trainer.data.cache import Cache, key
+
+    with tempfile.TemporaryDirectory() as scratch:
+        cache, before = Cache(Path(scratch)), status("RssAnon")
+        for i in range(count):
+            cache.keep(key(i), {"cond": torch.randn(1, 256, 4096)})
+        handed = [cache.get(key(i)) for i in range(count)]  # when all are encoded, as the trainer does
+        return sum(value["cond"].nbytes for value in handed if value) / 2**20, status("RssAnon") - before
+
+
+def status(name: str) -> float:
+    """MB, as Linux tells it of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def main() -> None:
@@ -149,6 +168,7 @@ def main() -> None:
     livelora()
     if options.work:
         return work(options.work, options.resolution)
+    print("{:.0f} MB of encoded captions take {:.0f} MB of a training's memory".format(*encodings(300)))
     with tempfile.TemporaryDirectory() as place:
         make(Path(place), options.pictures)
         compare(Path(place), options.rounds, options.resolution)

@@ -139,13 +139,17 @@ class Preparation:
     # Encoding
 
     def _encode_texts(self, captions: list[Caption]) -> dict[Caption, Text]:
-        texts: dict[Caption, Text] = {}
+        """What the cache has is mapped when all are encoded: a mapping made in between would lie in the memory that was
+        just freed, and the next encoding no longer fit there."""
+        found: dict[Caption, Text | str] = {}
         for caption in captions:
-            self._tell(f"Encoding captions: {len(texts) + 1} of {len(captions)}")
-            texts[caption] = self._text(caption)
-        return texts
+            self._tell(f"Encoding captions: {len(found) + 1} of {len(captions)}")
+            found[caption] = self._text(caption)
+        return {caption: self._mapped(caption, text) if isinstance(text, str) else text
+                for caption, text in found.items()}
 
-    def _text(self, caption: Caption) -> Text:
+    def _text(self, caption: Caption) -> Text | str:
+        """Encoded; if the cache has it then, its key."""
         host, cache = self._task.host, self._task.cache
         if isinstance(caption, Path):
             return host.given_text(load_file(caption))
@@ -153,7 +157,16 @@ class Preparation:
         if not (cache and encoder):
             return self._patiently(lambda: host.encode_text(caption))
         name = key("text", caption, encoder)
-        return cache.get(name) or cache.keep(name, self._patiently(lambda: host.encode_text(caption)))
+        if cache.get(name) is None:
+            text = self._patiently(lambda: host.encode_text(caption))
+            if cache.keep(name, text) is text:
+                return text
+        return name
+
+    def _mapped(self, caption: Caption, name: str) -> Text:
+        assert self._task.cache and isinstance(caption, str)
+        # Somebody may have emptied the cache meanwhile.
+        return self._task.cache.get(name) or self._patiently(lambda: self._task.host.encode_text(caption))
 
     def _encode_pictures(self, pictures: list[Shown]) -> dict[Shown, Tensor]:
         """In batches that depend on the task alone, not on what the cache has, since rounding may differ by batch."""

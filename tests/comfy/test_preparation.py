@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny_flux
 import torch
@@ -69,6 +71,19 @@ def test_the_second_time_nothing_is_encoded_and_all_is_the_same(host, folder, ca
     for found in (first, second):
         assert len(tensors(found)) == len(tensors(plain)) == 30
         assert all(a.equal(b) for a, b in zip(tensors(found), tensors(plain), strict=True))
+
+
+def test_a_cache_that_is_emptied_meanwhile_costs_time_alone(host, folder, cache, tmp_path):
+    def tell(message: str) -> None:
+        if message == "Encoding captions: 6 of 6":
+            shutil.rmtree(tmp_path / "encoded")
+
+    def task(**more):
+        return Task(host, TrainConfig(**RECIPE), read(folder), **more)
+
+    found, plain = Preparation(task(cache=cache), Lease().step, tell, lambda _: None).run(), prepare(task())
+    assert len(found.texts) == 6 and found.texts.keys() == plain.texts.keys()
+    assert all(found.texts[caption]["cond"].equal(plain.texts[caption]["cond"]) for caption in plain.texts)
 
 
 def test_an_edited_caption_or_picture_is_encoded_anew(host, folder, cache):
