@@ -38,15 +38,15 @@ class Failed(Exception):
 
 
 class Server:
-    """ComfyUI on a free port, its models, inputs and outputs in `base`, this checkout as a custom node."""
+    """ComfyUI on a free port, its models, inputs and outputs in `base`, `pack` as a custom node."""
 
-    def __init__(self, base: Path, *arguments: str, pack_folder: str = "livelora") -> None:
+    def __init__(self, base: Path, *arguments: str, pack_folder: str = "livelora", pack: Path = ROOT) -> None:
         self.base, self.arguments, self.log_path = base, arguments, base / "comfyui.log"
         for name in FOLDERS:
             (base / name).mkdir(parents=True, exist_ok=True)
         link = base / "custom_nodes" / pack_folder
         if not link.exists():
-            link.symlink_to(ROOT, target_is_directory=True)
+            link.symlink_to(pack, target_is_directory=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

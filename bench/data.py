@@ -66,14 +66,14 @@ def each(work: Callable, over: Iterable) -> None:
 
 def start(folder: Path, scratch: Path, resolution: int):
     """The dataset."""
-    from livelora.trainer.data.dataset import Cut, scan
+    from livelora.trainer.data.item import Cut, scan
 
     return scan(folder, cut=Cut(resolution=resolution), trigger_word="ohwx", scratch=scratch)
 
 
 def ours(folder: Path, scratch: Path, resolution: int) -> tuple[float, float]:
     """Seconds until all are found, hashed, checked and have their buckets; and until they are cut as well."""
-    from livelora.trainer.data import images
+    from livelora.trainer.data.pictures import images
 
     began = time.perf_counter()
     dataset = start(folder, scratch, resolution)

@@ -18,10 +18,10 @@ from quality import EVERY, RECIPE, Run, World, make_world, train  # first: it ma
 
 # isort: split
 import torch
-from livelora.trainer import formats
-from livelora.trainer.comfy.model import ComfyHost, with_lora
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.loop import Trainer
+from livelora.trainer.comfy.host import ComfyHost, with_lora
+from livelora.trainer.lora import formats
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.trainer import Trainer
 
 
 def measure(world: World, lora: dict) -> float:

@@ -34,18 +34,18 @@ package.__path__ = [str(ROOT)]
 sys.modules["livelora"] = package
 
 import torch  # noqa: E402
-from livelora.trainer import state  # noqa: E402
-from livelora.trainer.adapters import adapted  # noqa: E402
 from livelora.trainer.comfy.demo_model import load_demo_model  # noqa: E402
-from livelora.trainer.comfy.model import ComfyHost  # noqa: E402
-from livelora.trainer.config import TrainConfig  # noqa: E402
-from livelora.trainer.data.dataset import Cut, scan  # noqa: E402
-from livelora.trainer.export import Lora  # noqa: E402
-from livelora.trainer.lease import Lease  # noqa: E402
-from livelora.trainer.loop import Trainer  # noqa: E402
-from livelora.trainer.preparation import Preparation, Prepared  # noqa: E402
-from livelora.trainer.task import Task  # noqa: E402
-from livelora.trainer.validation import HeldOut  # noqa: E402
+from livelora.trainer.comfy.host import ComfyHost  # noqa: E402
+from livelora.trainer.data.item import Cut, scan  # noqa: E402
+from livelora.trainer.jobs.lease import Lease  # noqa: E402
+from livelora.trainer.lora.file import Lora  # noqa: E402
+from livelora.trainer.lora.inject import adapted  # noqa: E402
+from livelora.trainer.recipe.config import TrainConfig  # noqa: E402
+from livelora.trainer.training import state  # noqa: E402
+from livelora.trainer.training.preparation import Preparation, Prepared  # noqa: E402
+from livelora.trainer.training.task import Task  # noqa: E402
+from livelora.trainer.training.trainer import Trainer  # noqa: E402
+from livelora.trainer.training.validation import HeldOut  # noqa: E402
 
 HELD_OUT = ROOT / "bench" / "demo_model" / "held_out" / "fluent"
 RECIPE: dict[str, Any] = {"steps": 50, "rank": 16, "learning_rate": 1e-3, "batch_size": 4}

@@ -109,9 +109,9 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
     import diffusers.optimization  # noqa: F401
     import peft  # noqa: F401
     import torch
-    from livelora.trainer import loop
-    from livelora.trainer.comfy.model import ComfyHost
-    from livelora.trainer.config import TrainConfig
+    from livelora.trainer.comfy.host import ComfyHost
+    from livelora.trainer.recipe.config import TrainConfig
+    from livelora.trainer.training import trainer as loop
 
     with torch.inference_mode():
         patcher = comfy.sd.load_diffusion_model(str(path))

@@ -9,13 +9,13 @@ from comfy_api.latest import io
 
 from ..trainer.captioning import clean, presets
 from ..trainer.captioning.engine import Engine
-from ..trainer.captioning.run import Captioned, Which, Wish, caption
+from ..trainer.captioning.session import Captioned, Which, Wish, caption
 from ..trainer.captioning.tagger import Tagger
 from ..trainer.captioning.vision import VisionFolder
 from ..trainer.comfy import textgen
 from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
-from ..trainer.data import captions
+from ..trainer.data.captions import files as captions
 from .dataset import check_own_files
 from .jobs import scratch
 from .types import CATEGORY, LoraDataset

@@ -10,13 +10,13 @@ from comfy_api.latest import io, ui
 from ..trainer.comfy.paths import dataset_folder
 from ..trainer.comfy.progress import show_progress
 from ..trainer.comfy.tokens import counter
-from ..trainer.data import report as reports
-from ..trainer.data.augment import Augment, Crop
 from ..trainer.data.cache import trim
-from ..trainer.data.dataset import Cut, Dataset, scan
-from ..trainer.data.masks import Masks
-from ..trainer.data.sheet import contact_sheet, report_picture
-from ..trainer.data.sources import check, find_any
+from ..trainer.data.item import Cut, Dataset, scan
+from ..trainer.data.pictures.augment import Augment, Crop
+from ..trainer.data.pictures.masks import Masks
+from ..trainer.data.report import report as reports
+from ..trainer.data.report.sheet import contact_sheet, report_picture
+from ..trainer.data.sources.choose import check, find_any
 from .jobs import scratch
 from .types import CATEGORY, LoraDataset
 

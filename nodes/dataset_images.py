@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.cache import trim
-from ..trainer.data.dataset import scan
 from ..trainer.data.given import Given, dataset
+from ..trainer.data.item import scan
 from .dataset import cut_of, cutting, outputs, shown
 from .jobs import scratch
 from .types import CATEGORY

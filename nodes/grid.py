@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..trainer import comparison
-from ..trainer.comfy.model import ComfyHost
+from ..trainer.comfy.host import ComfyHost
 from ..trainer.comfy.progress import show_progress
-from ..trainer.comparison import Table
-from ..trainer.fits import check_fits
-from ..trainer.grid import compose
-from ..trainer.host import Interrupted
-from ..trainer.job import Job
-from ..trainer.task import Sample
+from ..trainer.jobs.job import Job
+from ..trainer.lora.fits import check_fits
+from ..trainer.model.host import Interrupted
+from ..trainer.samples import comparison
+from ..trainer.samples.comparison import Table
+from ..trainer.samples.grid import compose
+from ..trainer.training.task import Sample
 from .job_input import check_job, chosen, job_input
 from .jobs import TURNS
 from .types import CATEGORY, LoraPreview

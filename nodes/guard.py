@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ..trainer.actions import Refused
 from ..trainer.comfy.flags import allowed_origin
+from ..trainer.jobs.states import Refused
 
 log = logging.getLogger(__name__)
 

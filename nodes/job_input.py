@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer.actions import Refused
 from ..trainer.comfy.paths import own_folder
-from ..trainer.job import Job
+from ..trainer.jobs.job import Job
+from ..trainer.jobs.states import Refused
 from .jobs import DEFAULT, jobs_of_prompt
 
 NEWEST = "newest"

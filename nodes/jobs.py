@@ -10,13 +10,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..trainer.actions import Refused
 from ..trainer.comfy.paths import own_folder
-from ..trainer.comfy.prompts import PromptTurns, prompt_id
-from ..trainer.job import Listener
-from ..trainer.lease import Lease
-from ..trainer.queue import TrainQueue
-from ..trainer.registry import Jobs
+from ..trainer.comfy.turns import PromptTurns, prompt_id
+from ..trainer.jobs.book import Jobs
+from ..trainer.jobs.job import Listener
+from ..trainer.jobs.lease import Lease
+from ..trainer.jobs.states import Refused
+from ..trainer.jobs.worker import TrainQueue
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer.comfy.model import with_lora
-from ..trainer.export import Lora
-from ..trainer.fits import check_fits
-from ..trainer.folder import Which
-from ..trainer.job import Job
+from ..trainer.comfy.host import with_lora
+from ..trainer.jobs.folder import Which
+from ..trainer.jobs.job import Job
+from ..trainer.lora.file import Lora
+from ..trainer.lora.fits import check_fits
 from .job_input import check_job, chosen, job_input
 from .jobs import TURNS
 from .types import CATEGORY

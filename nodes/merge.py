@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer import merge
 from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.progress import show_progress
-from ..trainer.export import Lora
+from ..trainer.lora import merge
+from ..trainer.lora.file import Lora
 from .types import CATEGORY, LoraModel
 
 

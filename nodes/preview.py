@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer import samples
 from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
-from ..trainer.host import SampleSettings
-from ..trainer.task import Preview
+from ..trainer.model.host import SampleSettings
+from ..trainer.samples import prompts as samples
+from ..trainer.training.task import Preview
 from .types import CATEGORY, LoraPreview
 
 

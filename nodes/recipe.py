@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from comfy_api.latest import io
 
-from ..trainer import choices
-from ..trainer.config import TrainConfig
+from ..trainer.recipe import choices
+from ..trainer.recipe.config import TrainConfig
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainConfig)}
 

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..trainer.actions import Refused
-from ..trainer.comfy.queue import put, validate
-from ..trainer.config import TrainConfig
-from ..trainer.graph import Graph
-from ..trainer.job import Job
+from ..trainer.comfy.prompt_queue import put, validate
+from ..trainer.jobs.job import Job
+from ..trainer.jobs.states import Refused
+from ..trainer.jobs.workflow import Graph
+from ..trainer.recipe.config import TrainConfig
 from .jobs import remember_user
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -12,12 +12,12 @@ from typing import Any, get_args
 from aiohttp import web
 from server import PromptServer
 
-from ..trainer.actions import ACTIVE, COMING
-from ..trainer.choices import Sharing
 from ..trainer.comfy.flags import many_users
-from ..trainer.comfy.queue import is_queued, tasks
-from ..trainer.job import Job
-from ..trainer.registry import Jobs
+from ..trainer.comfy.prompt_queue import is_queued, tasks
+from ..trainer.jobs.book import Jobs
+from ..trainer.jobs.job import Job
+from ..trainer.jobs.states import ACTIVE, COMING
+from ..trainer.recipe.choices import Sharing
 from .guard import Field, Refusal, answered, read_body, refuse_foreign, shown
 from .jobs import LEASE, LISTENERS, jobs_of, remember_user
 from .requeue import Sender, duplicate, requeue

@@ -6,9 +6,9 @@ import json
 
 from comfy_api.latest import io
 
-from ..trainer import export
 from ..trainer.comfy.paths import loras_folder
-from ..trainer.formats import FORMATS, Format
+from ..trainer.lora import file as export
+from ..trainer.lora.formats import FORMATS, Format
 from .types import CATEGORY, LoraModel
 
 

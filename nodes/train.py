@@ -6,18 +6,20 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..trainer import choices, export, formats
-from ..trainer.comfy.model import ComfyHost, with_lora
+from ..trainer.comfy.host import ComfyHost, with_lora
 from ..trainer.comfy.paths import lora_names, lora_path
-from ..trainer.comfy.prompts import nothing_yet, wait
-from ..trainer.config import PRESETS, Preset, TrainConfig
+from ..trainer.comfy.turns import nothing_yet, wait
 from ..trainer.data.cache import Cache
-from ..trainer.folder import Which
-from ..trainer.graph import Graph
-from ..trainer.job import Job
-from ..trainer.optim import packages_for
-from ..trainer.packages import check_all
-from ..trainer.task import Task
+from ..trainer.disk.packages import check_all
+from ..trainer.jobs.folder import Which
+from ..trainer.jobs.job import Job
+from ..trainer.jobs.workflow import Graph
+from ..trainer.lora import file as export
+from ..trainer.lora import formats
+from ..trainer.recipe import choices
+from ..trainer.recipe.config import PRESETS, Preset, TrainConfig
+from ..trainer.training.optim import packages_for
+from ..trainer.training.task import Task
 from . import routes
 from .jobs import LEASE, TURNS, jobs_of_prompt, scratch
 from .recipe import rare

@@ -4,7 +4,7 @@ import pytest
 import tiny_flux
 import torch
 from livelora.trainer.comfy.demo_model import make_clip
-from livelora.trainer.comfy.model import ComfyHost
+from livelora.trainer.comfy.host import ComfyHost
 from tiny_flux import load_flux, random_flux
 
 

@@ -11,7 +11,9 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
-from livelora.trainer.adapters import (
+from livelora.trainer.comfy.host import ComfyHost, fetch, with_lora
+from livelora.trainer.lora.formats import adapter_kind
+from livelora.trainer.lora.inject import (
     Layout,
     adapted,
     disabled,
@@ -22,12 +24,10 @@ from livelora.trainer.adapters import (
     weights,
     without_dropout,
 )
-from livelora.trainer.checkpointing import isolate
-from livelora.trainer.comfy.model import ComfyHost, fetch, with_lora
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.formats import adapter_kind
-from livelora.trainer.lora import check_start, from_lora, layout_of, to_lora
-from livelora.trainer.view import build_view
+from livelora.trainer.lora.tensors import check_start, from_lora, layout_of, to_lora
+from livelora.trainer.model.checkpointing import isolate
+from livelora.trainer.model.view import build_view
+from livelora.trainer.recipe.config import TrainConfig
 from tiny_flux import CONFIG, batch, load_flux
 from torch import nn
 

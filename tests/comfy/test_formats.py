@@ -13,9 +13,9 @@ import torch
 from comfy_api.latest import io
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from livelora.nodes.save import SaveLora
-from livelora.trainer import export
-from livelora.trainer.comfy.model import with_lora
-from livelora.trainer.formats import adapter_kind, ranks, read
+from livelora.trainer.comfy.host import with_lora
+from livelora.trainer.lora import file as export
+from livelora.trainer.lora.formats import adapter_kind, ranks, read
 from tiny_flux import SHAPE
 from torch.nn.functional import pad
 

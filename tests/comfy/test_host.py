@@ -7,9 +7,9 @@ import comfy.sd
 import comfy.sd1_clip
 import pytest
 import torch
-from livelora.trainer.comfy.model import ComfyHost, with_lora
-from livelora.trainer.host import Interrupted, SampleSettings
-from livelora.trainer.lora import to_lora
+from livelora.trainer.comfy.host import ComfyHost, with_lora
+from livelora.trainer.lora.tensors import to_lora
+from livelora.trainer.model.host import Interrupted, SampleSettings
 from tiny_flux import load_flux, make_view, random_flux
 
 SETTINGS = SampleSettings(width=64, height=64, steps=2, cfg=2.0, guidance=1.0, sampler_name="euler",

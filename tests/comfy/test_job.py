@@ -11,18 +11,18 @@ import threading
 import comfy.model_management as mm
 import pytest
 import torch
-from livelora.trainer import folder as job_folder
-from livelora.trainer import state
-from livelora.trainer.actions import Refused
-from livelora.trainer.adapters import inject, layout
-from livelora.trainer.comfy.model import ComfyHost, with_lora
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.graph import Graph
-from livelora.trainer.host import SampleSettings
-from livelora.trainer.lease import Lease
-from livelora.trainer.lora import to_lora
-from livelora.trainer.registry import Jobs
-from livelora.trainer.task import Preview, Sample, Task
+from livelora.trainer.comfy.host import ComfyHost, with_lora
+from livelora.trainer.jobs import folder as job_folder
+from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.jobs.states import Refused
+from livelora.trainer.jobs.workflow import Graph
+from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.lora.tensors import to_lora
+from livelora.trainer.model.host import SampleSettings
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training import state
+from livelora.trainer.training.task import Preview, Sample, Task
 from PIL import Image
 from reading import read
 from safetensors.torch import load_file

@@ -13,7 +13,7 @@ import pytest
 import torch
 from comfy_extras.nodes_train import LoraModelLoader
 from livelora.nodes.merge import MergeLoras
-from livelora.trainer import export
+from livelora.trainer.lora import file as export
 
 EVERYTHING, BLOCKS = "", "_blocks."
 

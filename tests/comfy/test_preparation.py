@@ -9,17 +9,17 @@ import tiny_flux
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from livelora.trainer.comfy.demo_model import make_clip
-from livelora.trainer.comfy.model import ComfyHost
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.data import images, masks
-from livelora.trainer.data.augment import Augment, View
+from livelora.trainer.comfy.host import ComfyHost
 from livelora.trainer.data.cache import Cache
 from livelora.trainer.data.given import Given
 from livelora.trainer.data.given import dataset as of_graph
-from livelora.trainer.lease import Lease
-from livelora.trainer.loop import Trainer
-from livelora.trainer.preparation import Preparation, Prepared
-from livelora.trainer.task import Task
+from livelora.trainer.data.pictures import images, masks
+from livelora.trainer.data.pictures.augment import Augment, View
+from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.preparation import Preparation, Prepared
+from livelora.trainer.training.task import Task
+from livelora.trainer.training.trainer import Trainer
 from PIL import Image
 from reading import read
 

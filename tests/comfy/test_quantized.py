@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from livelora.trainer.comfy.model import ComfyHost
+from livelora.trainer.comfy.host import ComfyHost
 from tiny_flux import gradients, load_flux, make_view
 
 FP8 = torch.float8_e4m3fn

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from livelora.trainer.adapters import disabled
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.lease import Lease
-from livelora.trainer.loop import Example, Trainer
-from livelora.trainer.preparation import Preparation
-from livelora.trainer.registry import Jobs
-from livelora.trainer.task import Task
+from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.lora.inject import disabled
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.preparation import Preparation
+from livelora.trainer.training.task import Task
+from livelora.trainer.training.trainer import Example, Trainer
 from PIL import Image
 from reading import read
 from scipy import stats

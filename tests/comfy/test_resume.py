@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from livelora.trainer.config import TrainConfig
-from livelora.trainer.lease import Lease
-from livelora.trainer.registry import Jobs
-from livelora.trainer.task import Task
+from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.task import Task
 from PIL import Image
 from reading import read
 

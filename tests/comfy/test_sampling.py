@@ -10,10 +10,10 @@ import pytest
 import torch
 from comfy_extras.nodes_flux import FluxGuidance
 from livelora.nodes.preview import SamplePreview
-from livelora.trainer import formats
-from livelora.trainer.host import GiveWay, SampleSettings
-from livelora.trainer.lora import to_lora
-from livelora.trainer.samples import parse_all
+from livelora.trainer.lora import formats
+from livelora.trainer.lora.tensors import to_lora
+from livelora.trainer.model.host import GiveWay, SampleSettings
+from livelora.trainer.samples.prompts import parse_all
 from tiny_flux import make_view
 
 import nodes  # ComfyUI's

@@ -7,10 +7,10 @@ import threading
 import comfy.model_management as mm
 import pytest
 import torch
-from livelora.trainer.adapters import inject, layout
-from livelora.trainer.comfy.model import fetch, with_lora
-from livelora.trainer.lora import to_lora
-from livelora.trainer.view import FrozenLinear, build_view
+from livelora.trainer.comfy.host import fetch, with_lora
+from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.lora.tensors import to_lora
+from livelora.trainer.model.view import FrozenLinear, build_view
 from tiny_flux import CONFIG, batch, gradients, loss, make_view
 from torch import nn
 

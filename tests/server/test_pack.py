@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 from comfyui import COMFYUI, ROOT, Failed, Server
 from graphs import training
-from livelora.trainer.config import TrainConfig
+from livelora.trainer.recipe.config import TrainConfig
 
 import locales
 from locales import inputs

@@ -7,9 +7,9 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.taesd.taesd import TAESD
-from livelora.trainer.adapters import inject, layout
-from livelora.trainer.checkpointing import isolate
-from livelora.trainer.config import TrainConfig
+from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.model.checkpointing import isolate
+from livelora.trainer.recipe.config import TrainConfig
 
 SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=128, context_in_dim=128, hidden_size=256, mlp_ratio=4.0,
              num_heads=2, depth=2, depth_single_blocks=2, axes_dim=[16, 56, 56], theta=10000, patch_size=2,

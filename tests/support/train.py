@@ -9,11 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: E402, F401  the package and ComfyUI
 import torch  # noqa: E402
 from livelora.trainer.comfy.demo_model import make_clip  # noqa: E402
-from livelora.trainer.comfy.model import ComfyHost  # noqa: E402
-from livelora.trainer.config import TrainConfig  # noqa: E402
-from livelora.trainer.lease import Lease  # noqa: E402
-from livelora.trainer.registry import Jobs  # noqa: E402
-from livelora.trainer.task import Task  # noqa: E402
+from livelora.trainer.comfy.host import ComfyHost  # noqa: E402
+from livelora.trainer.jobs.book import Jobs  # noqa: E402
+from livelora.trainer.jobs.lease import Lease  # noqa: E402
+from livelora.trainer.recipe.config import TrainConfig  # noqa: E402
+from livelora.trainer.training.task import Task  # noqa: E402
 from reading import read
 from tiny_flux import load_flux, random_flux, random_vae  # noqa: E402
 

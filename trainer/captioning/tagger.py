@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..packages import require
+from ..disk.packages import require
 from .engine import Describe
 
 GENERAL, CHARACTER = 0, 4

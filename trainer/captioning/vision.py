@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..packages import require
+from ..disk.packages import require
 from .clean import plain
 from .engine import Describe
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import comfy.model_management as mm
 
-from ..host import Interrupted
+from ..model.host import Interrupted
 
 
 @contextlib.contextmanager

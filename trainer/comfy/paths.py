@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..data.table import SUFFIXES
+from ..data.captions.table import SUFFIXES
 
 PACK_DATASETS = Path(__file__).resolve().parents[2] / "example_workflows"
 

@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..host import GiveWay, SampleSettings, Text
+from ..model.host import GiveWay, SampleSettings, Text
 from .interrupts import translated
 from .vae import decode_image
 

@@ -10,7 +10,7 @@ from typing import Any
 import comfy.sd
 import torch
 
-from ..host import Text
+from ..model.host import Text
 from .interrupts import translated
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import remove_folder, sweep, write_tensors
+from ..disk.files import remove_folder, sweep, write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import creating_folder, write_atomic, write_tensors
-from ..host import Text
-from .dataset import Dataset, Item
+from ..disk.files import creating_folder, write_atomic, write_tensors
+from ..model.host import Text
+from .item import Dataset, Item
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dataset import Dataset
+    from .item import Dataset
 
 NAMED = 5
 """How many files a message names."""

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..files import write_atomic
-from . import captions, table
-from .dataset import Dataset, check_editable
+from ..disk.files import write_atomic
+from .captions import files as captions
+from .captions import table
+from .item import Dataset, check_editable
 from .naming import file_names, name_some
 
 CAPTION, ACCEPTED = "caption", "accepted"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from livelora.trainer.data import images, masks
 from livelora.trainer.data.given import Given, dataset
+from livelora.trainer.data.pictures import images, masks
 from reading import read
 from safetensors.torch import load_file
 

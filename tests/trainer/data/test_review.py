@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from livelora.trainer.data import review, table
-from livelora.trainer.data.dataset import Dataset, Item
+from livelora.trainer.data import review
+from livelora.trainer.data.captions import table
+from livelora.trainer.data.item import Dataset, Item
 
 HERE = ("a.png", "b.png", "1_x/a.png")
 

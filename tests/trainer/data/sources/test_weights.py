@@ -1,0 +1,76 @@
+"""Weights of single images, from a file beside them, taken exactly or refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from livelora.trainer.data.report import report
+from PIL import Image
+from reading import read
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "10_cats").mkdir()
+    for name in ("a", "b", "10_cats/a"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("ohwx")
+    return tmp_path
+
+
+def refusal(folder) -> str:
+    with pytest.raises(ValueError) as caught:
+        read(folder)
+    return str(caught.value)
+
+
+def test_each_folder_has_its_own_weights(folder):
+    (folder / "weights.json").write_text('{"a.png": 0.5}')
+    (folder / "10_cats" / "weights.json").write_text('\ufeff{"a.png": 3}', encoding="utf-8")
+    dataset = read(folder)
+    assert [(i.path.relative_to(folder).as_posix(), i.weight) for i in dataset.items] == [
+        ("a.png", 0.5), ("b.png", 1.0), ("10_cats/a.png", 3.0)]
+    assert "2 with a weight of their own" in report.make(dataset).text
+
+
+def test_the_fingerprint_follows_the_weights(folder):
+    found = [read(folder).fingerprint()]
+    for weights in ({"a.png": 1}, {"a.png": 0.5}, {"b.png": 0.5}, {"b.png": 0}):
+        (folder / "weights.json").write_text(json.dumps(weights))
+        found.append(read(folder).fingerprint())
+    assert found[0] == found[1] and len(set(found)) == 4
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"{a.png: 1}", "is not JSON in UTF-8 (Expecting property name"),
+    (b"", "is not JSON in UTF-8"),
+    ('{"caf\xe9.png": 1}'.encode("latin-1"), "is not JSON in UTF-8"),
+    (b'["a.png"]', "must be names with weights"),
+    (b'{"c.png": 1, "a": 1}', "names 2 images that are not in its folder: a, c.png. Correct the names"),
+    (b'{"a.png": -0.1}', "not numbers of at least 0: a.png: -0.1"),
+    (b'{"a.png": "1"}', "a.png: '1'"),
+    (b'{"a.png": true}', "a.png: True"),
+    (b'{"a.png": null}', "a.png: None"),
+    (b'{"a.png": NaN}', "a.png: nan"),
+    (b'{"a.png": Infinity}', "a.png: inf"),
+    (b'{"a.png": 1e999}', "a.png: inf"),
+])
+def test_weights_that_cannot_be_used_are_refused(folder, content, told):
+    (folder / "weights.json").write_bytes(content)
+    assert told in refusal(folder) and str(folder / "weights.json") in refusal(folder)
+
+
+def test_all_that_is_wrong_is_told_at_once(folder):
+    (folder / "weights.json").write_text('{"c.png": 1, "a.png": -1}')
+    (folder / "10_cats" / "weights.json").write_text("[")
+    told = refusal(folder)
+    assert "c.png" in told and "a.png: -1.0" in told and "10_cats" in told
+
+
+def test_weights_beside_no_images_are_refused(folder):
+    """A common slip: the file lies above the folder whose images it names."""
+    for name in ("a", "b"):
+        (folder / f"{name}.png").unlink()
+    (folder / "weights.json").write_text('{"a.png": 0.5}')
+    assert "names 1 images that are not in its folder: a.png" in refusal(folder)

@@ -1,0 +1,177 @@
+"""A folder is read rightly or refused with one clear sentence that names the files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from livelora.trainer.data.item import Dataset, Item
+from livelora.trainer.data.pictures import images
+from livelora.trainer.data.report import report, sheet
+from PIL import Image
+from reading import read
+
+
+def picture(path, size=(48, 32), color="red", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"{name}.png", color=(ord(name), 0, 0))
+        (tmp_path / f"{name}.txt").write_text(f"ohwx, picture {name}\n")
+    return tmp_path
+
+
+def test_images_and_captions_are_found(folder):
+    dataset = read(folder)
+    assert [i.path.name for i in dataset.items] == ["a.png", "b.png", "c.png"]
+    assert [i.caption for i in dataset.items] == ["ohwx, picture a", "ohwx, picture b", "ohwx, picture c"]
+    assert dataset.items[0].size == (48, 32) and dataset.items[0].bucket == (80, 48)
+    assert "3 images" in report.make(dataset).text and "3 × 80×48" in report.make(dataset).text
+    assert "3 smaller than their training size" in report.make(dataset).text
+
+
+def test_kohya_repeats(folder):
+    picture(folder / "10_cat" / "x.jpg")
+    (folder / "10_cat" / "x.txt").write_text("a cat")
+    picture(folder / "0_off" / "y.jpg")
+    picture(folder / "notes" / "z.jpg")
+    dataset = read(folder)
+    assert {i.path.name: i.num_repeats for i in dataset.items} == {"a.png": 1, "b.png": 1, "c.png": 1, "x.jpg": 10}
+    assert "13 with repeats" in report.make(dataset).text
+    assert "folder 'notes': only subfolders named like 10_name" in report.make(dataset).text
+
+
+def refusal(folder, **options) -> str:
+    with pytest.raises(ValueError) as caught:
+        read(folder, **options)
+    return str(caught.value)
+
+
+def test_missing_folder(tmp_path):
+    assert re.search(r"The dataset folder '.*nowhere' does not exist\. Choose a folder", refusal(tmp_path / "nowhere"))
+
+
+def test_a_file_for_a_folder(folder):
+    assert "is a file. Choose a folder" in refusal(folder / "a.png")
+
+
+def test_empty_folder(tmp_path):
+    assert "No images in" in refusal(tmp_path) and "(it is empty)" in refusal(tmp_path)
+
+
+def test_folder_without_images(tmp_path):
+    for name in ("a.txt", "b.txt", "c.zip"):
+        (tmp_path / name).write_text("x")
+    assert "(0 of 3 entries are images: a.txt, b.txt, c.zip)" in refusal(tmp_path)
+
+
+def test_missing_captions_are_named(folder):
+    (folder / "b.txt").unlink()
+    (folder / "c.txt").write_text("  \n")
+    assert "2 of 3 images" in refusal(folder) and "b.png, c.png" in refusal(folder)
+    assert "set missing_captions to 'use the trigger word'" in refusal(folder)
+
+
+def test_missing_captions_train_with_the_trigger_word_if_asked(folder):
+    (folder / "b.txt").unlink()
+    dataset = read(folder, on_missing_caption="use the trigger word")
+    assert [(i.caption, i.has_caption) for i in dataset.items][1] == ("ohwx", False)
+    assert "trigger_word is empty" in refusal(folder, on_missing_caption="use the trigger word", trigger_word="")
+
+
+def test_a_truncated_image_is_named_and_can_be_skipped(folder):
+    path = picture(folder / "broken.jpg", size=(300, 300))
+    path.write_bytes(path.read_bytes()[:700])
+    (folder / "broken.txt").write_text("x")
+    assert "1 of 4 images" in refusal(folder) and "broken.jpg cannot be read as a picture" in refusal(folder)
+    assert "set bad_images to 'skip'" in refusal(folder)
+    dataset = read(folder, on_bad_image="skip")
+    assert len(dataset.items) == 3 and "broken.jpg" in report.make(dataset).text
+
+
+def test_a_text_file_called_png(folder):
+    (folder / "fake.png").write_text("not a picture")
+    assert "fake.png cannot be read as a picture" in refusal(folder)
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(folder, monkeypatch):
+    picture(folder / "huge.png", size=(1100, 1000))
+    (folder / "huge.txt").write_text("x")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1_000_000)  # stands for a picture of more than 100 megapixels
+    assert "huge.png is 1100×1000 pixels, more than 1 megapixels" in refusal(folder)
+
+
+def test_a_decompression_bomb(folder):
+    picture(folder / "bomb.png", size=(20000, 10000), color="black")
+    (folder / "bomb.txt").write_text("x")
+    assert "bomb.png" in refusal(folder) and "smaller" in refusal(folder)
+
+
+def test_nothing_left_when_all_are_skipped(tmp_path):
+    (tmp_path / "fake.png").write_text("x")
+    assert "None of the 1 images" in refusal(tmp_path, on_bad_image="skip")
+
+
+@pytest.mark.parametrize("content", [b"caf\xe9", "schön".encode("utf-16-le")])
+def test_a_caption_that_is_not_utf8_is_named(folder, content):
+    (folder / "a.txt").write_bytes(content)
+    assert "a.txt is not UTF-8 text" in refusal(folder) and "Save it again with the encoding UTF-8" in refusal(folder)
+
+
+def test_a_caption_with_a_byte_order_mark(folder):
+    (folder / "a.txt").write_bytes("\ufeffschön,\nmit Zeilen".encode())
+    assert read(folder).items[0].caption == "schön, mit Zeilen"
+
+
+def test_the_fingerprint_follows_content_not_place(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("copy")
+    for file in folder.iterdir():
+        (elsewhere / file.name).write_bytes(file.read_bytes())
+    assert read(folder).fingerprint() == read(elsewhere).fingerprint()
+    (elsewhere / "a.txt").write_text("another")
+    assert read(folder).fingerprint() != read(elsewhere).fingerprint()
+
+
+def test_the_fingerprint_is_that_of_earlier_versions():
+    """Computed by version 0.1.0 (commit 3cf4f91), whose finished jobs must be found again."""
+    items = (Item(Path("a.png"), "ohwx, cat", 3, (10, 10), (16, 16), "0" * 64),
+             Item(Path("b.png"), "", 1, (20, 10), (32, 16), "f" * 64, has_caption=False))
+    assert (Dataset(Path("d"), 16, "ohwx", items).fingerprint()
+            == "2397c128698f43a411f4528588142ee48e50a2b6979fd290a2ec69a00162f868")
+
+
+def test_sixteen_bits_are_not_clipped_to_white(tmp_path):
+    Image.fromarray(np.full((16, 16), 16448, dtype=np.uint16)).save(tmp_path / "deep.png")  # 16448 / 65535 = 64 / 255
+    assert images.load(tmp_path / "deep.png", (16, 16)).unique().tolist() == pytest.approx([64 / 255])
+
+
+def test_exif_rotation_and_transparency(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    picture(tmp_path / "turned.jpg", size=(60, 20), exif=exif)
+    assert images.examine(tmp_path / "turned.jpg").size == (20, 60)
+    Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert images.load(tmp_path / "clear.png", (16, 16)).unique().tolist() == [1.0]
+
+
+def test_a_picture_is_cut_around_its_centre(tmp_path):
+    image = Image.new("RGB", (96, 32), "blue")
+    image.paste("white", (32, 0, 64, 32))
+    image.save(tmp_path / "wide.png")
+    cut = images.load(tmp_path / "wide.png", (32, 32))
+    assert cut.shape == (32, 32, 3) and cut.dtype == torch.float32
+    assert cut.min() == 1.0
+    shown = sheet.contact_sheet(scan_one(tmp_path).items)
+    assert shown.shape == (128, 128, 3)
+
+
+def scan_one(folder):
+    return read(folder, on_missing_caption="use the trigger word")

@@ -1,0 +1,132 @@
+"""Captions for the images of a dataset, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ..data.captions import files as captions
+from ..data.item import Dataset, Item, check_editable
+from ..data.pictures import images
+from . import clean
+from .engine import Describe, Engine
+from .journal import Journal
+
+log = logging.getLogger(__name__)
+
+Which = Literal["all", "missing only", "append"]
+NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """Which captions are written, and how they read."""
+
+    template: str = "{trigger}, {caption}"
+    which: Which = "all"
+    write_files: bool = False
+    banned: tuple[str, ...] = ()
+    """Words and phrases that are taken out."""
+    replaced: tuple[tuple[str, str], ...] = ()
+    """Words and phrases, and what stands in their place."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """What came of it."""
+
+    dataset: Dataset
+    changes: tuple[tuple[str, str, str], ...]
+    """An image's name, its caption before and after."""
+    problems: tuple[str, ...]
+    """A sentence for each image that has no new caption though it should."""
+
+
+def caption(dataset: Dataset, wish: Wish, engine: Engine | None, scratch: Path,
+            tell: Callable[[int, int], None] = lambda done, total: None) -> Captioned:
+    """Writes captions with an engine, or edits those that are there if there is none.
+
+    If it is ended from without, the files written so far stay, and the next run with the same engine, settings and seed
+    goes on from what `scratch` holds. `tell` hears how many of how many images are done. Raises ValueError for a
+    template or a wish that cannot be, and RuntimeError if the engine fails on every image."""
+    captions.check_template(wish.template)
+    if wish.which == "append" and engine is None:
+        raise ValueError("which is 'append', but no engine is chosen whose words could be added. Choose an engine, or "
+                         "set which to 'all' and write the words into the template: {caption}, more words.")
+    wanted = [item for item in {item.path: item for item in dataset.items}.values()
+              if wish.which != "missing only" or not item.own_caption]
+    check_editable(wanted)
+    texts: dict[Path, str] = {}
+    problems: list[str] = []
+    with contextlib.closing(_words(wanted, wish, engine, scratch, problems)) as spoken:  # unloads it, whatever happens
+        for done, (item, words) in enumerate(spoken, start=1):
+            if words is not None:
+                text = texts[item.path] = _compose(item, words, wish, dataset.trigger_word)
+                if wish.write_files and text != item.own_caption:
+                    captions.write(item.path, text)
+            tell(done, len(wanted))
+    changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
+                    if i.path in texts and texts[i.path] != i.own_caption)
+    items = tuple(replace(i, caption=texts[i.path], has_caption=True) if i.path in texts else i for i in dataset.items)
+    return Captioned(replace(dataset, items=items), changed, tuple(problems))
+
+
+def _compose(item: Item, words: str, wish: Wish, trigger: str) -> str:
+    present, words = item.own_caption, clean.edit(words, wish.banned, wish.replaced)
+    if wish.which == "append" and present:
+        return clean.join(present, words)
+    return captions.apply_template(wish.template, trigger=trigger, caption=words, name=item.path.stem)
+
+
+def _words(items: list[Item], wish: Wish, engine: Engine | None, scratch: Path,
+           problems: list[str]) -> Generator[tuple[Item, str | None]]:
+    """What the template's {caption} stands for in each; None, and a problem, where there is nothing."""
+    if engine is None:
+        yield from ((item, item.own_caption) for item in items)
+        return
+    journal = Journal(scratch / "captioning", engine, wish.seed)
+    said = journal.read()
+    with contextlib.ExitStack() as stack:
+        describe: Describe | None = None
+        for item in items:
+            if item.digest not in said:
+                describe = describe or stack.enter_context(engine.opened())
+                said |= _ask(describe, item, engine.max_side, wish.seed, problems)
+                if item.digest in said:
+                    journal.note(item.digest, said[item.digest])
+            yield item, said.get(item.digest)
+    if items and len(problems) == len(items):
+        raise RuntimeError(f"{engine.name} failed on all {len(items)} images:\n" + "\n".join(problems[:NAMED]))
+    if not problems:
+        journal.remove()
+
+
+def _ask(describe: Describe, item: Item, max_side: int, seed: int, problems: list[str]) -> dict[str, str]:
+    try:
+        if item.latents is not None:
+            raise ValueError("it was given as latents, and there is no picture to look at. Wire in the images.")
+        words = describe(images.load(item.path, shown_size(item.size, max_side)), seed_of(seed, item.digest))
+        if words:
+            return {item.digest: words}
+        problems.append(f"{item.path.name}: the engine said nothing about it. Its caption stays as it is.")
+    except Exception as err:  # whatever a model does with one picture, the others can still be described
+        log.warning("No caption for %s", item.path.name, exc_info=True)
+        problems.append(f"{item.path.name}: {err or type(err).__name__}")
+    return {}
+
+
+def shown_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Width and height with the longer side at most `max_side`, in the same proportion. Nothing is enlarged."""
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def seed_of(seed: int, digest: str) -> int:
+    """An image's own seed below 2⁶³: the same wherever it stands in the dataset."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {digest}".encode()).digest()[:8], "big") >> 1

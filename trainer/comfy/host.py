@@ -1,0 +1,236 @@
+"""The model, CLIP and VAE that are wired into a train node, as training sees them (`trainer.host.Host`).
+
+Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.ops
+import comfy.sd
+import comfyui_version
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..disk.packages import require
+from ..lora import formats
+from ..model.host import Sampler, Text
+from ..model.memory import Geometry
+from ..model.view import Weight, build_view
+from .attention import RotaryAttention
+from .checks import check
+from .sampling import draw, is_loaded
+from .text import by_length, encode_text, side_by_side
+from .vae import encode_images
+
+try:
+    from comfy.quant_ops import QuantizedTensor
+except ImportError:  # a ComfyUI without quantized checkpoints
+    QuantizedTensor = ()
+
+
+VERSION = comfyui_version.__version__
+LOADS = 3
+"""Times that loading is tried while somebody else changes what is loaded."""
+
+
+class ComfyHost:
+    """A FLUX.1 model in ComfyUI's hands. Nothing of the live model is ever changed."""
+
+    family = "FLUX.1"
+
+    def __init__(self, patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
+        """Raises ValueError if the three are not a FLUX.1 model with encoders that fit it; touches no weights."""
+        check(patcher, clip, vae)
+        self._patcher, self._clip, self._vae = patcher, clip, vae
+        self._base: comfy.model_base.Flux = patcher.model
+        self._live: Any = patcher.model.diffusion_model
+        self.device: torch.device = patcher.load_device
+        self.dtype: torch.dtype = self._base.get_dtype_inference()
+        self._encoders: tuple[str, str] | None = None
+
+    def fingerprint(self) -> str:
+        """Of the transformer and what is patched on it: a second for a large model."""
+        return fingerprint(self._patcher)
+
+    def image_encoder(self) -> str:
+        """Of the VAE, the device and the version of ComfyUI, on which rounding depends, and the family's scaling."""
+        return self._encoders_now()[0]
+
+    def text_encoder(self, text: str) -> str:
+        """Of CLIP, what was set on it, the device and the version of ComfyUI; empty if the text names an embedding,
+        which is a file that may change."""
+        return "" if "embedding:" in text else self._encoders_now()[1]
+
+    def _encoders_now(self) -> tuple[str, str]:
+        if not self._encoders:
+            vae, clip = self._vae, self._clip
+            settings = repr([clip.layer_idx, clip.tokenizer_options])
+            self._encoders = (
+                " ".join([fingerprint(vae.patcher), self.family, str(vae.vae_dtype), vae.device.type, VERSION]),
+                " ".join([fingerprint(clip.patcher), settings, clip.patcher.load_device.type, VERSION]))
+        return self._encoders
+
+    def geometry(self) -> Geometry:
+        """Of this FLUX.1; T5 gives 256 tokens for a usual caption."""
+        live = self._live
+        blocks = len(live.double_blocks) + len(live.single_blocks)
+        return Geometry(live.hidden_size, blocks, 256, torch.empty(0, dtype=self.dtype).element_size())
+
+    def load(self, room: int) -> None:
+        """Loads the wired model as a prompt would, leaving `room` bytes of the device free."""
+        for attempt in range(LOADS):
+            try:
+                with torch.inference_mode():
+                    mm.load_models_gpu([self._patcher], memory_required=room)
+                break
+            except (TypeError, AttributeError, IndexError, ValueError):
+                # "Unload models" came at the same time: ComfyUI's list of loaded models has no lock (0.20 to 0.30)
+                if attempt == LOADS - 1:
+                    raise
+        if self._base.current_weight_patches_uuid != self._patcher.patches_uuid:
+            raise RuntimeError("ComfyUI loaded the model with other patches than those wired into LoRA Train. "
+                               "Queue the workflow again.")
+
+    def view(self, adapter_dtype: torch.dtype) -> nn.Module:
+        """A training view of the live transformer."""
+        return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
+
+    def blocks(self, view: nn.Module) -> list[nn.Module]:
+        """Double-stream blocks, then single-stream blocks."""
+        return [*view.get_submodule("double_blocks").children(), *view.get_submodule("single_blocks").children()]
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) → (B, C, H, W), scaled as the transformer expects it."""
+        return self._base.process_latent_in(encode_images(self._vae, images))
+
+    def given_latents(self, latents: Tensor) -> Tensor:
+        """As a LATENT holds them → scaled. Raises ValueError if they are of another kind of VAE."""
+        channels = self._base.latent_format.latent_channels
+        if latents.shape[0] != channels:
+            raise ValueError(f"The dataset's latents have {latents.shape[0]} channels, and {self.family} works with "
+                             f"{channels}. Encode the images with the VAE that belongs to the model.")
+        return self._base.process_latent_in(latents[None])[0]
+
+    def given_text(self, text: Text) -> Text:
+        """As a CONDITIONING holds it. Raises ValueError if it is of other text encoders."""
+        wanted = self._live.txt_in.in_features, self._live.vector_in.in_layer.in_features
+        pooled = text.get("pooled_output")
+        found = text["cond"].shape[-1], 0 if pooled is None else pooled.shape[-1]
+        if found != wanted:
+            raise ValueError(f"The dataset's conditioning has the widths {found[0]} and {found[1]}, and the model "
+                             f"takes {wanted[0]} (T5) and {wanted[1]} (CLIP-L). Encode the captions with the CLIP that "
+                             "belongs to the model.")
+        return text
+
+    def encode_text(self, text: str) -> Text:
+        """What CLIPTextEncode would give, on the CPU."""
+        return encode_text(self._clip, text)
+
+    def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
+        """One forward for each text length in the batch: captions are never padded to each other."""
+        parts: list[Tensor] = [noisy] * len(texts)
+        for indices in by_length(texts):
+            pred = self._forward(view, noisy[indices], sigmas[indices], [texts[i] for i in indices], guidance)
+            for place, index in enumerate(indices):
+                parts[index] = pred[place]
+        return torch.stack(parts)
+
+    def _forward(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
+        """As BaseModel._apply_model calls the transformer."""
+        conditions = self._base.extra_conds(noise=noisy, device=self.device, guidance=guidance,
+                                            **side_by_side(texts, self.device))
+        size = {"batch_size": len(texts), "device": self.device}
+        values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
+        values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
+        context = values.pop("c_crossattn")
+        options = RotaryAttention(view.get_submodule("pe_embedder")).options()
+        pred = view(noisy.to(self.dtype), sigmas.float(), context=context, transformer_options=options, **values)
+        return pred.float()
+
+    def undisturbed(self) -> bool:
+        """Whether the wired model is still loaded with its own patches. "Unload models" and an out-of-memory error
+        elsewhere take no lease."""
+        return is_loaded(self._patcher)
+
+    def sampler(self, lora: dict[str, Tensor], strength: float) -> Sampler:
+        """KSampler on the wired model with the LoRA applied by ComfyUI's own loader."""
+        with torch.inference_mode():
+            patched = with_lora(self._patcher, lora, strength)
+
+        return partial(draw, patched, self._vae)
+
+    def hand_back_interrupt(self) -> None:
+        """Sets the flag again that our work has eaten."""
+        mm.interrupt_current_processing(True)
+
+
+def fingerprint(patcher: ModelPatcher) -> str:
+    """From the start of every weight, unpatched, and of every patch."""
+    digest = hashlib.sha256()
+    for key, value in patcher.model.named_parameters():
+        unpatched = patcher.backup.get(key)
+        weight = value if unpatched is None else unpatched.weight
+        digest.update(f"{key} {tuple(value.shape)}".encode() + _start(weight))
+    for key, patches in sorted(patcher.patches.items(), key=lambda entry: str(entry[0])):
+        for strength, patch, *_ in patches:
+            digest.update(f"{key} {strength}".encode() + _parts(patch))
+    return digest.hexdigest()
+
+
+def fetch(live: Any, like: Tensor) -> Weight:
+    """The weight of a live module in the device and dtype of `like`: cast, dequantized, streamed and patched as ComfyUI
+    would for inference. It may lie in a buffer that the next layer overwrites."""
+    if live.weight is None:
+        return Weight(None, None, _nothing)
+    if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
+        weight, bias = live.cast_bias_weight(like)
+        return Weight(weight, bias, _nothing)
+    if getattr(live.weight, "quant_state", None) is not None:  # bitsandbytes' Linear4bit: NF4 and FP4
+        return _dequantize_4bit(live, like)
+    weight, bias, stream = comfy.ops.cast_bias_weight(live, like, offloadable=True)
+    usable = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+    scale = getattr(live, "pre_quant_scale", None)
+    if scale is not None:  # AWQ-style checkpoints multiply the input; the weight's columns may be multiplied as well
+        usable = usable * mm.cast_to_device(scale, like.device, like.dtype)
+    return Weight(usable, bias, partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream))
+
+
+def _dequantize_4bit(live: Any, like: Tensor) -> Weight:
+    packed = live.weight
+    weight = require("bitsandbytes.functional").dequantize_4bit(packed.data, packed.quant_state)
+    bias = None if live.bias is None else live.bias.detach().to(like.device, like.dtype)
+    return Weight(weight.to(like.device, like.dtype), bias, _nothing)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _parts(patch: Any) -> bytes:
+    """What tells a weight patch apart: the tensors and numbers of an adapter with `weights`, of a tuple such as
+    ("diff", (tensor,)), or a tensor."""
+    if torch.is_tensor(patch):
+        return _start(patch)
+    if isinstance(patch, (int, float, str)):
+        return repr(patch).encode()
+    return b"".join(map(_parts, getattr(patch, "weights", patch if isinstance(patch, (tuple, list)) else ())))
+
+
+def _start(tensor: Tensor) -> bytes:
+    """The first bytes of a tensor, quantized or not."""
+    raw = getattr(tensor, "_qdata", tensor)
+    return raw.detach().reshape(-1)[:64].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor], strength: float = 1.0) -> ModelPatcher:
+    """A clone of the model with a LoRA applied by ComfyUI's own loader; the wired one stays as it is."""
+    patched, _ = comfy.sd.load_lora_for_models(patcher, None, formats.write(lora, "ComfyUI"), strength, 0.0)
+    assert patched is not None, "it is None only if the model is"
+    return patched

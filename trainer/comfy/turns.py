@@ -1,0 +1,102 @@
+"""Prompts and training take turns: the lease seen from ComfyUI's prompt queue, and a node that waits for its job."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import comfy.model_management as mm
+import comfy.utils
+from comfy_execution.cache_provider import CacheContext, CacheProvider, CacheValue, register_cache_provider
+from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
+
+from ..jobs.job import Job
+from ..jobs.lease import Lease
+
+GLANCE = 0.2
+"""Seconds between two looks of a waiting node at its job."""
+
+
+class PromptTurns(CacheProvider):
+    """Takes the lease for each prompt from its start to its end.
+
+    ComfyUI calls a cache provider's two hooks in the prompt's thread (since 0.18); we are none otherwise."""
+
+    def __init__(self, lease: Lease, ended: Callable[[str], None]) -> None:
+        """`ended` hears the id of each prompt that is over."""
+        self._lease, self._ended, self._begun = lease, ended, False
+
+    def begin(self) -> None:
+        """From now on. Called within a prompt, for which it takes the lease."""
+        if not self._begun:
+            self._begun = True
+            self._lease.take_for_prompt(mm.processing_interrupted)
+            register_cache_provider(self)
+            _unload_under(self._lease)
+
+    def on_prompt_start(self, prompt_id: str) -> None:
+        self._lease.take_for_prompt(mm.processing_interrupted)
+
+    def on_prompt_end(self, prompt_id: str) -> None:
+        self._lease.give_back()
+        self._ended(prompt_id)
+
+    def should_cache(self, context: CacheContext, value: CacheValue | None = None) -> bool:
+        return False
+
+    async def on_lookup(self, context: CacheContext) -> CacheValue | None:
+        return None
+
+    async def on_store(self, context: CacheContext, value: CacheValue) -> None:
+        return None
+
+
+def _unload_under(lease: Lease) -> None:
+    """From now on "Unload models" and /free take the lease as a prompt does. ComfyUI (0.20 to 0.30) serves them in its
+    prompt thread, but between two prompts, where it has no hook; and its list of loaded models has no lock: a model
+    that is loaded at the same moment would end that thread, and with it every prompt to come."""
+    unload = mm.unload_all_models
+
+    def unload_all_models() -> None:
+        waits = threading.current_thread() is not threading.main_thread()  # that one serves HTTP, and must not wait
+        with lease.briefly() if waits else contextlib.nullcontext():
+            unload()
+
+    mm.unload_all_models = unload_all_models
+
+
+def prompt_id() -> str | None:
+    """Of the prompt that runs in this thread."""
+    context = get_executing_context()
+    return context.prompt_id if context else None
+
+
+def wait(job: Job, lease: Lease, node_id: str) -> None:
+    """Lends the prompt's lease to the job until it ends, with the node's progress bar and ComfyUI's stop button.
+
+    That button ends the job after its step, then the prompt, by raising ComfyUI's InterruptProcessingException. When
+    the program ends it does not return."""
+    bar = comfy.utils.ProgressBar(job.config.total_steps, node_id=node_id)
+    job.waited_for = True
+    try:
+        with lease.lent():
+            while not job.ended.wait(GLANCE):
+                try:
+                    bar.update_absolute(job.record.step)
+                    mm.throw_exception_if_processing_interrupted()
+                except mm.InterruptProcessingException:
+                    job.interrupt()
+    finally:
+        job.waited_for = False
+    if job.closing:
+        threading.Event().wait()  # a thread that tidies up while Python ends can abort the process
+    if job.interrupted:
+        raise mm.InterruptProcessingException
+    bar.update_absolute(job.record.step)
+
+
+def nothing_yet() -> ExecutionBlocker:
+    """In place of an output: nodes that depend on it are passed over, without an error."""
+    return ExecutionBlocker(None)

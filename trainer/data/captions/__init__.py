@@ -1,0 +1,1 @@
+"""Captions as text: read from files and tables, and varied for training."""

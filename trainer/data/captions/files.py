@@ -1,0 +1,151 @@
+"""Captions: read from sibling text files, written to them, edited by a template, varied for training."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from ...disk.files import write_atomic
+from ...recipe.config import CaptionShuffle
+
+PLACEHOLDERS = ("trigger", "caption", "name")
+EXTENSIONS = (".txt", ".caption")
+"""Of the files beside images, the one to look for first."""
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+                    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""How a file begins → its encoding. UTF-32 before UTF-16, whose mark it begins with."""
+MOST_BYTES = 2**20
+"""Larger files are no captions."""
+
+
+def caption_path(image: Path, extension: str = "") -> Path:
+    """The caption's file beside an image, `cat.png` → `cat.txt`: the one that is there, else where it would be written.
+
+    `extension`: of the file, with or without its dot; empty: .txt, or else .caption."""
+    names = ["." + extension.lstrip(".")] if extension else EXTENSIONS
+    paths = [image.with_name(image.stem + name) for name in names]
+    return next((path for path in paths if os.path.lexists(path)), paths[0])
+
+
+def read(image: Path, extension: str = "") -> str | None:
+    """The caption beside an image, its line breaks kept, or None if there is none. An empty file is an empty caption.
+
+    `extension`: as for `caption_path`. Raises ValueError if the file cannot be read as text."""
+    path = caption_path(image, extension)
+    if not os.path.lexists(path):
+        return None
+    return read_text(path, MOST_BYTES).strip()
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """A text file in UTF-8, or in what its byte order mark says; its lines end in \\n.
+
+    Raises ValueError that names the file if it cannot be read, is larger than `most_bytes`, or is no text."""
+    try:
+        if not path.is_file():  # also a pipe, which would have us wait for ever
+            raise ValueError(f"{path.name} is no file. Take it away, or put a text file there.")
+        if (size := path.stat().st_size) > most_bytes:
+            raise ValueError(f"{path.name} has {size / 2**20:.1f} MB, too much for what it should hold (at most "
+                             f"{most_bytes / 2**20:g} MB). Look at what it is.")
+        data = path.read_bytes()
+    except OSError as err:
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Look whether it can be opened.") from err
+    return _decode(path.name, data)
+
+
+def _decode(name: str, data: bytes) -> str:
+    encoding = next((e for mark, e in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as err:
+        what = "UTF-8" if encoding == "utf-8" else encoding.removesuffix("-sig").upper()
+        raise ValueError(f"{name} is not {what} text (byte {err.start} is {data[err.start]:#04x}). Save it again with "
+                         "the encoding UTF-8.") from err
+    if "\0" in text:  # a picture or a program; or UTF-16 without its mark, of which ASCII letters pass for UTF-8
+        raise ValueError(f"{name} is not UTF-8 text (character {text.index(chr(0))} is a zero). Save it again with the "
+                         "encoding UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def one_line(text: str) -> str:
+    """A text with single spaces for its line breaks and other white space."""
+    return " ".join(text.split())
+
+
+def write(image: Path, caption: str, extension: str = "") -> None:
+    """Writes the caption beside an image, to the file that `read` reads. What was there before is kept once, with .bak
+    added to its name. Raises OSError if the disk does not take it; then what was there is still there."""
+    path = caption_path(image, extension)
+    backup = path.with_name(path.name + ".bak")
+    if path.exists() and not backup.exists():
+        write_atomic(backup, path.read_bytes())
+    write_atomic(path, (caption + "\n").encode())
+
+
+def check_template(template: str) -> None:
+    """Raises ValueError for an unknown placeholder or a template that gives every image the same caption."""
+    found = re.findall(r"{(.*?)}", template)
+    unknown = sorted({*found} - {*PLACEHOLDERS})
+    if unknown:
+        raise ValueError(f"The template has unknown placeholders: {_braced(unknown)}. Known are "
+                         f"{_braced(PLACEHOLDERS)}.")
+    if not template.strip():
+        raise ValueError("The template is empty. Write for example {trigger}, {caption}")
+
+
+def _braced(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)
+
+
+def apply_template(template: str, *, trigger: str, caption: str, name: str) -> str:
+    """Fills a template such as `photo of {trigger}, {caption}`.
+
+    A trigger word that the caption already begins with is not repeated, so a template can be applied again; what stands
+    around an empty placeholder leaves no stray commas."""
+    if trigger and re.match(rf"{re.escape(trigger)}(\W|$)", caption):
+        caption = caption[len(trigger):].lstrip(" ,")
+    words = re.sub(r"[-_\s]+", " ", name).strip()
+    filled = template.replace("{trigger}", trigger).replace("{caption}", caption).replace("{name}", words)
+    parts = [" ".join(part.split()) for part in filled.split(",")]
+    return ", ".join(part for part in parts if part)
+
+
+def variants(caption: str, shuffle: CaptionShuffle, keep_tokens: int, count: int, draw: torch.Generator) -> list[str]:
+    """Up to `count` different orders of a caption's tags (between commas) or sentences, the caption itself first.
+
+    The first `keep_tokens` of them stay in place. There are fewer variants if there are fewer orders."""
+    if shuffle == "none":
+        return [caption]
+    parts = _tags(caption) if shuffle == "tags" else _sentences(caption)
+    kept, movable = parts[:keep_tokens], parts[keep_tokens:]
+    orders = {tuple(range(len(movable))): None}  # the caption's own
+    while len(orders) < min(count, math.factorial(len(movable))):
+        orders[tuple(torch.randperm(len(movable), generator=draw).tolist())] = None
+    glue = ", " if shuffle == "tags" else " "
+    shuffled = [glue.join([*kept, *(movable[i] for i in order)]) for order in [*orders][1:]]
+    return [*dict.fromkeys([caption, *shuffled])]
+
+
+def _tags(caption: str) -> list[str]:
+    return [tag for part in caption.split(",") if (tag := part.strip())]
+
+
+def _sentences(caption: str) -> list[str]:
+    """A last one without a full stop gets one, since another may come to stand behind it."""
+    parts = [part for part in re.split(r"(?<=[.!?])\s+", caption.strip()) if part]
+    return [part if part[-1] in ".!?" else part + "." for part in parts]
+
+
+def with_class(caption: str, trigger_word: str, class_word: str) -> str:
+    """A caption with the trigger word, as a whole word in any case, replaced by the word for its class.
+
+    This is the caption whose answer differential output preservation keeps. Without the trigger it is unchanged."""
+    if not trigger_word:
+        return caption
+    return re.sub(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", lambda _: class_word, caption, flags=re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Pictures as pixels: read, cut to size, changed, masked."""

@@ -1,0 +1,109 @@
+"""What is to be looked at in the captions of a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .findings import Finding
+
+if TYPE_CHECKING:
+    from ..item import Dataset, Item
+
+SENTENCE_WORDS = frozenset("a an and are as at by for from has have her his in into is it its near of on over that the "
+                           "their there this to under wearing which while who with".split())
+"""English words that sentences have and lists of tags hardly do."""
+TAG_PARTS = 4
+"""Fewer parts between commas may be a short sentence."""
+TAG_WORDS = 3.0
+"""Words that a tag has at most, on average."""
+MOST_SENTENCE_WORDS = 0.08
+"""The share of such words in a caption above which it is no list of tags: in English prose it is about a third."""
+MANY = 0.5
+"""The share of captions from which on their style is worth a word."""
+
+
+def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, int], most: int) -> Iterator[Finding]:
+    """All about captions. `tokens`: how many each caption has, as `whole` gives it, where that is known. Captions that
+    were encoded elsewhere are not looked at."""
+    items = list({item.path: item for item in dataset.items if item.text is None}.values())
+    yield from _missing(items, names)
+    captioned = [item for item in items if item.has_caption and item.caption.strip()]
+    if long := [names[i.path] for i in captioned if tokens.get(whole(i), 0) > most]:
+        yield Finding("long", f"{len(long)} with a caption of more than the {most} tokens that the model is made for "
+                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them: what matters, first.")
+    learned = [item for item in captioned if not item.regularization]
+    yield from _trigger(learned, dataset.trigger_word.strip(), names)
+    yield from _same(learned, names)
+    if tags := [names[i.path] for i in learned if is_tags(i.caption, dataset.trigger_word)]:
+        if len(tags) > MANY * len(learned):
+            yield Finding("tags", f"{len(tags)} with a list of tags for a caption", tuple(tags),
+                          "FLUX.1 was trained on sentences: 'a woman with long hair sits on a bench' teaches it more "
+                          "than '1girl, long_hair, bench'.")
+
+
+def whole(item: Item) -> str:
+    """A caption with what its rules always put around it."""
+    parts = (item.rules.caption_prefix, item.caption, item.rules.caption_suffix) if item.rules else (item.caption,)
+    return " ".join(part for part in parts if part)
+
+
+def count_tokens(items: Sequence[Item], count: Callable[[str], int]) -> dict[str, int]:
+    """Each different caption → its tokens."""
+    return {text: count(text) for text in dict.fromkeys(whole(i) for i in items if i.text is None)}
+
+
+def is_tags(caption: str, trigger_word: str = "") -> bool:
+    """Whether a caption is a list of tags: several short parts between commas that are no sentence, or words such as
+    `long_hair`. The rule knows English; other languages are judged by the length of the parts alone."""
+    text = caption.replace(trigger_word, " ") if trigger_word else caption
+    parts = [part.split() for part in re.split(r"[,\n]", text) if part.strip(" .")]
+    words = [word.lower().strip(".") for part in parts for word in part]
+    if sum("_" in word.strip("_") for word in words) >= 3:
+        return True
+    if len(parts) < TAG_PARTS or len(words) > TAG_WORDS * len(parts):
+        return False
+    return sum(word in SENTENCE_WORDS for word in words) <= MOST_SENTENCE_WORDS * len(words)
+
+
+def spellings(caption: str, trigger_word: str) -> list[str]:
+    """How a caption spells the trigger word, compared without case, spaces, `_` and `-`. Only whole words count."""
+    letters = [re.escape(letter) for letter in trigger_word if not re.match(r"[\s_-]", letter)]
+    return re.findall(r"(?<!\w)" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)", caption, re.IGNORECASE) if letters else []
+
+
+def _missing(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
+    if missing := [names[i.path] for i in items if not i.has_caption or not i.caption.strip()]:
+        yield Finding("uncaptioned", f"{len(missing)} without a caption, trained with the trigger word alone",
+                      tuple(missing), "Write captions for them, or let LoRA Captioner do it.")
+
+
+def _trigger(items: Sequence[Item], trigger_word: str, names: dict[Path, str]) -> Iterator[Finding]:
+    if not trigger_word:
+        return
+    found = {names[i.path]: spellings(whole(i), trigger_word) for i in items}
+    if without := [name for name, ways in found.items() if not ways]:
+        what = "no caption has the" if len(without) == len(found) else f"{len(without)} with a caption that lacks the"
+        yield Finding("no trigger word", f"{what} trigger word '{trigger_word}'", tuple(without),
+                      "LoRA Captioner writes it in: {trigger}, {caption}. A style can do without.")
+    if other := [name for name, ways in found.items() if any(way != trigger_word for way in ways)]:
+        ways = Counter(way for those in found.values() for way in those)
+        listed = ", ".join(f"'{way}' ({count})" for way, count in ways.most_common())
+        yield Finding("trigger word spelled differently", f"the trigger word '{trigger_word}' is spelled as {listed}",
+                      tuple(other), "Spell it in one way: LoRA Caption Review replaces text in all captions.")
+
+
+def _same(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
+    if len(items) > 1 and len({whole(i) for i in items}) == 1:
+        yield Finding("same caption", f"all {len(items)} captions are the same: “{shortened(items[0].caption)}”",
+                      tuple(names[i.path] for i in items),
+                      "All that the images share goes into it. Describe what differs, and that stays changeable.")
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """One line of at most `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[:most - 1] + "…"

@@ -1,0 +1,264 @@
+"""Datasets as ai-toolkit's job configurations describe them, read into ours."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..captions import files as captions
+from ..captions.rules import CaptionRules
+from ..naming import name_some
+from ..pictures import masks
+from ..pictures.augment import Augment
+from ..pictures.buckets import FINEST, Buckets
+from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
+from .folder import Found, check_folder, list_pictures, masks_beside, shared_captions
+
+MOST_BYTES = 2**20
+MOST_NODES = 100_000
+"""Values in a file, each counted as often as YAML's aliases repeat it."""
+MAX_RESOLUTION = 4096
+STEP = 32
+"""ai-toolkit's step for Flux: 8 pixels for a latent, 2 latents for a token, twice that (`get_bucket_divisibility`)."""
+ROUNDED = ("Picture sizes are chosen as sd-scripts does without enlarging, in steps of 32 pixels; ai-toolkit's are "
+           "often one or more steps longer.")
+LEFT_OUT = ("_controls", *masks.FOLDERS)
+"""Folders whose pictures are not trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One dataset of a configuration."""
+
+    folder: Path
+    trigger_word: str
+    default_caption: str
+    extension: str
+    mask_folder: Path | None
+    masked: bool | None
+    common: Found
+    """What all its images have; its path is the folder's."""
+
+
+def read_config(path: Path) -> tuple[list[Found], list[str]]:
+    """The images of the datasets in a job configuration, YAML or JSON, and sentences about what is not followed.
+
+    Also a bare list of datasets, or one. Paths count from the file. Raises ValueError that names the file and all that
+    is wrong in it."""
+    found, said, problems = [], [], []
+    for number, entry in enumerate(_datasets(path, _load(path)), 1):
+        try:
+            block = _block(entry, path.parent)
+            images, about = _images(block)
+            found += images
+            said += [f"Dataset {number} ('{block.folder.name}'): {what}" for what in (*_passed_over(entry), *about)]
+        except ValueError as err:
+            problems.append(f"Dataset {number}: {err}")
+    if problems:
+        raise ValueError(f"'{path}' cannot be used:\n" + "\n".join(problems))
+    return found, said + ([ROUNDED] if any(entry.buckets for entry in found) else [])
+
+
+def _load(path: Path) -> Any:
+    text = captions.read_text(path, MOST_BYTES)
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        if (tree := yaml.compose(text, Loader=yaml.SafeLoader)) and _count(tree, {}) > MOST_NODES:
+            raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
+        return yaml.safe_load(text)
+    except RecursionError as err:
+        raise ValueError(f"'{path}' is nested too deep. Is it a configuration of ai-toolkit?") from err
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as err:
+        kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
+        raise ValueError(f"'{path}' cannot be read as {kind} ({' '.join(str(err).split())[:300]}). Mend it.") from err
+
+
+def _count(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values in a tree with its aliases written out, which is not done to count them; endless if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
+    """The datasets of all processes, each with its process's trigger word if it has none; what is null is left out."""
+    inner = config.get("config", config) if isinstance(config, dict) else config
+    processes = inner.get("process", [inner]) if isinstance(inner, dict) else [{"datasets": inner}]
+    entries = []
+    for process in processes if isinstance(processes, list) else [processes]:
+        if not isinstance(process, dict):
+            continue
+        blocks = [process] if {"folder_path", "dataset_path"} & {*process} else process.get("datasets")
+        for entry in blocks if isinstance(blocks, list) else []:
+            if not isinstance(entry, dict):
+                raise ValueError(f"'{path}': a dataset must be settings, folder_path: cats, got {str(entry)[:40]!r}.")
+            common = {"trigger_word": process.get("trigger_word")}
+            given = {str(key): value for key, value in entry.items() if value is not None}
+            entries.append({key: value for key, value in (common | given).items() if value is not None})
+    if not entries:
+        raise ValueError(f"'{path}' has no datasets. A configuration of ai-toolkit has them under config, process, "
+                         "datasets, each with a folder_path.")
+    return entries
+
+
+def _block(entry: dict[str, Any], home: Path) -> Block:
+    """Raises ValueError for all settings that are unknown or impossible."""
+    problems = [*_unknown(entry), *_refused(entry)]
+    if problems:
+        raise ValueError(" ".join(problems))
+    if not (place := _text(entry, "dataset_path") or _text(entry, "folder_path")):
+        raise ValueError("it has no folder_path.")
+    folder = Path(os.path.normpath(home / place))
+    check_folder(folder)
+    mask_folder = Path(os.path.normpath(home / text)) if (text := _text(entry, "mask_path")) else None
+    if mask_folder and not os.path.isdir(mask_folder):
+        raise ValueError(f"its mask_path '{name_some([str(mask_folder)])}' is no folder.")
+    alpha = _flag(entry, "alpha_mask")
+    return Block(folder=folder, trigger_word=_text(entry, "trigger_word"),
+                 default_caption=_text(entry, "default_caption"), mask_folder=None if alpha else mask_folder,
+                 extension=_text(entry, "caption_type") or _text(entry, "caption_ext") or "txt",
+                 masked=True if alpha or mask_folder else None, common=_common(entry, folder))
+
+
+def _common(entry: dict[str, Any], folder: Path) -> Found:
+    said = {"shuffle_tokens", "keep_tokens", "token_dropout_rate", "caption_dropout_rate"} & {*entry}
+    augmented = {"flip_x", "random_crop"} & {*entry}
+    augment = Augment(crop="random" if _flag(entry, "random_crop") else "centre", flip=_flag(entry, "flip_x"))
+    return Found(folder, int(_number(entry, "num_repeats", 1, 1, 100_000, whole=True)),
+                 _number(entry, "loss_multiplier", 1, 0, 1e6), (), rules=_rules(entry) if said else None,
+                 augment=augment if augmented else None, buckets=_buckets(entry),
+                 regularization=_flag(entry, "is_reg"))
+
+
+def _rules(entry: dict[str, Any]) -> CaptionRules:
+    caption_rate = _number(entry, "caption_dropout_rate", 0, 0, 1)
+    token_rate = _number(entry, "token_dropout_rate", 0, 0, 1)
+    if _flag(entry, "cache_text_embeddings"):  # ai-toolkit then drops nothing
+        caption_rate = token_rate = 0.0
+    return CaptionRules(shuffle_caption=_flag(entry, "shuffle_tokens"), caption_dropout_rate=caption_rate,
+                        keep_tokens=int(_number(entry, "keep_tokens", 0, 0, 1000, whole=True)),
+                        caption_tag_dropout_rate=token_rate)
+
+
+def _buckets(entry: dict[str, Any]) -> tuple[Buckets, ...]:
+    given = entry.get("resolution", [])
+    edges = [int(_number({"resolution": r}, "resolution", 0, 64, MAX_RESOLUTION, whole=True))
+             for r in (given if isinstance(given, list) else [given])]
+    square = _flag(entry, "square_crop") or not _flag(entry, "buckets", True)
+    if square:
+        edges = [edge // FINEST * FINEST for edge in edges]
+    return tuple(Buckets((edge, edge), enabled=False) if square else Buckets((edge, edge), step=STEP, upscale=False)
+                 for edge in dict.fromkeys(edges))
+
+
+def _images(block: Block) -> tuple[list[Found], list[str]]:
+    """Of its folder and all folders in it, as ai-toolkit does."""
+    found, said = [], []
+    named = {p.stem: p for p in list_pictures(block.mask_folder)[0]} if block.mask_folder else None
+    for place in _folders(block):
+        pictures, left_out = list_pictures(place)
+        beside = masks_beside(pictures)
+        no_images = {mask for those in beside.values() for mask in those}
+        for path in (p for p in pictures if p not in no_images):
+            entry = replace(block.common, path=path, masks=beside[path], masked=block.masked,
+                            caption_extension=block.extension)
+            found.append(_masked(entry, named) if block.masked else entry)
+        said += left_out
+    if not found:
+        raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
+    shared = shared_captions(found)
+    return [replace(entry, caption=_caption(entry, block)) for entry in found], said + shared
+
+
+def _folders(block: Block) -> Iterator[Path]:
+    def refuse(err: OSError) -> None:
+        raise ValueError(f"'{err.filename}' cannot be read ({err.strerror}). Look at its permissions.") from err
+
+    for place, inside, _ in os.walk(block.folder, onerror=refuse):
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and name.lower() not in LEFT_OUT
+                           and Path(place, name) != block.mask_folder)
+        yield Path(place)
+
+
+def _masked(entry: Found, named: dict[str, Path] | None) -> Found:
+    """With the mask of the same name; without a mask folder its alpha channel counts."""
+    if named is None:
+        return replace(entry, masks=())
+    mask = named.get(entry.path.stem)
+    return replace(entry, masks=(mask,) if mask else (), masked=bool(mask))
+
+
+def _caption(entry: Found, block: Block) -> str | None:
+    """The file's, or the default one, with the trigger word, which stands first if it is nowhere else."""
+    try:
+        text = captions.read(entry.path, entry.caption_extension)
+    except ValueError:
+        return None  # who reads it again says why
+    caption = captions.one_line(text or "") or block.default_caption
+    for placeholder in ("[trigger]", "[name]"):
+        caption = caption.replace(placeholder, block.trigger_word)
+    if block.trigger_word and not entry.regularization and block.trigger_word not in caption:
+        caption = f"{block.trigger_word} {caption}"
+    return caption.strip()
+
+
+def _unknown(entry: dict[str, Any]) -> Iterator[str]:
+    for key in sorted({*entry} - {*KNOWN}):
+        near = difflib.get_close_matches(key, KNOWN, 1)
+        yield f"ai-toolkit has no setting {key[:40]!r}{f' (is {near[0]} meant?)' if near else ''}."
+
+
+def _refused(entry: dict[str, Any]) -> Iterator[str]:
+    for key, usual in REFUSED.items():
+        if key in entry and entry[key] != usual:
+            yield f"{key} is {str(entry[key])[:40]!r}, which cannot be trained here. Take the setting out."
+
+
+def _passed_over(entry: dict[str, Any]) -> Iterator[str]:
+    for key, usual in PASSED_OVER.items():
+        counts = key != "mask_min_value" or "mask_path" in entry or "alpha_mask" in entry  # its interface writes it
+        if counts and key in entry and entry[key] and entry[key] != usual:
+            yield f"{key} is not followed."
+    if entry.get("shuffle_tokens") and entry.get("keep_tokens"):
+        yield "keep_tokens holds the first tokens in front; in ai-toolkit they are never dropped, but shuffled."
+    if entry.get("token_dropout_rate") and entry.get("trigger_word"):
+        yield "token_dropout_rate can drop the trigger word with the first token; set keep_tokens to keep it."
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be text, got {str(value)[:40]!r}. Put it between quotes.")
+    return value.strip()
+
+
+def _flag(entry: dict[str, Any], key: str, usual: bool = False) -> bool:
+    value = entry.get(key, usual)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, got {str(value)[:40]!r}.")
+    return value
+
+
+def _number(entry: dict[str, Any], key: str, usual: float, low: float, high: float, whole: bool = False) -> float:
+    """Also from a text, for which YAML takes 5e-2."""
+    value = entry.get(key, usual)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not low <= number <= high or (whole and number != int(number)):
+        raise ValueError(f"{key} must be a {'whole ' if whole else ''}number from {low:g} to {high:g}, got "
+                         f"{str(value)[:40]!r}.")
+    return number

@@ -1,0 +1,151 @@
+"""Datasets in a zip: unpacked once, into a folder named after the zip's content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...disk.files import creating_folder, sweep
+from ..naming import name_some
+
+MOST_ENTRIES = 20_000
+MOST_BYTES = 20 * 2**30
+"""Of all files together, unpacked."""
+WINDOWS = os.name == "nt"
+Entries = dict[str, zipfile.ZipInfo]
+"""Where a file goes, with / between folders → its entry."""
+
+
+def unpack(source: Path, scratch: Path) -> Path:
+    """The folder with a zip's files, under `scratch`; if they all lie in one folder of the zip, that one.
+
+    It is made once and found again as long as the zip has the same content. Raises ValueError as `check` does, or if
+    the zip is damaged or does not fit on the disk."""
+    home = scratch / "unpacked"
+    with _opened(source) as file:
+        entries = _entries(source, file)
+        folder = home / _digest(source)
+        if not _is_whole(folder, entries):
+            home.mkdir(parents=True, exist_ok=True)
+            sweep(home)
+            _check_space(source, home, entries)
+            _unpack(file, entries, folder)
+    os.utime(folder)  # it was used: what was not for longest is removed first
+    return _innermost(folder)
+
+
+def check(source: Path) -> None:
+    """Raises ValueError, without unpacking, if it is no zip, is encrypted, is too large, holds no files, or has names
+    that lead elsewhere or differ in nothing but case."""
+    with _opened(source) as file:
+        _entries(source, file)
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+    """Turns whatever is wrong with a zip into a ValueError that names it."""
+    try:
+        with zipfile.ZipFile(source) as file:
+            yield file
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, UnicodeError) as err:
+        raise ValueError(f"'{source}' is no zip or is damaged ({err}). Download or pack it again.") from err
+    except (OSError, NotImplementedError) as err:
+        why = err.strerror if isinstance(err, OSError) and err.strerror else err
+        raise ValueError(f"'{source}' cannot be unpacked ({why}). Unpack it yourself, and choose the folder.") from err
+
+
+def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
+    """The files to unpack. Raises ValueError if there are none, or ones that are not safe to unpack."""
+    if len(file.infolist()) > MOST_ENTRIES:
+        raise ValueError(f"'{source}' has {len(file.infolist())} entries; at most {MOST_ENTRIES} are unpacked. Unpack "
+                         "it yourself, and choose the folder.")
+    entries: Entries = {}
+    seen: dict[str, str] = {}
+    for entry in file.infolist():
+        name = entry.filename.replace("\\", "/")  # as old programs for Windows write it
+        if name.endswith("/") or _is_junk(name):
+            continue
+        _check_entry(source, name, entry)
+        same = unicodedata.normalize("NFC", name).casefold()
+        if same in seen:
+            raise ValueError(f"'{source}' has two files that many disks take for one: {name_some([seen[same], name])}. "
+                             "Rename one of them.")
+        seen[same] = name
+        entries[name] = entry
+    if not entries:
+        raise ValueError(f"'{source}' holds no files. Pack the images and captions into it.")
+    if (total := sum(entry.file_size for entry in entries.values())) > MOST_BYTES:
+        raise ValueError(f"'{source}' would be {total / 2**30:.0f} GB unpacked; at most {MOST_BYTES / 2**30:.0f} GB "
+                         "are. Unpack it yourself, and choose the folder.")
+    return entries
+
+
+def _is_junk(name: str) -> bool:
+    """What macOS adds, and hidden files."""
+    return any(part == "__MACOSX" or re.match(r"\.[^.]", part) for part in name.split("/"))
+
+
+def _check_entry(source: Path, name: str, entry: zipfile.ZipInfo) -> None:
+    parts = name.split("/")
+    if ".." in parts or "." in parts or "" in parts or re.match("[A-Za-z]:", name) or re.search(r"[\x00-\x1f]", name):
+        raise ValueError(f"'{source}' has an entry {name[:80]!r}, which could end up outside its folder. Pack it "
+                         "again, with plain names.")
+    if WINDOWS and ":" in name:  # it would write into an unseen part of another file
+        raise ValueError(f"'{source}' has an entry {name[:80]!r}, a name that Windows cannot have. Pack it again "
+                         "without the colon.")
+    if entry.flag_bits & 1:
+        raise ValueError(f"'{source}' is encrypted. Unpack it yourself, and choose the folder.")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise ValueError(f"'{source}' has a link in it, {name}. Pack the file itself instead.")
+
+
+def _digest(source: Path) -> str:
+    digest = hashlib.sha256()
+    with open(source, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:32]
+
+
+def _is_whole(folder: Path, entries: Entries) -> bool:
+    """Whether each file is there in its size: one of them may have been deleted, or a power cut have emptied it."""
+    try:
+        return all((folder / name).stat().st_size == entry.file_size for name, entry in entries.items())
+    except OSError:
+        return False
+
+
+def _check_space(source: Path, home: Path, entries: Entries) -> None:
+    total, free = sum(entry.file_size for entry in entries.values()), shutil.disk_usage(home).free
+    if total > free:
+        raise ValueError(f"'{source}' is {total / 2**30:.1f} GB unpacked, and '{home}' has {free / 2**30:.1f} GB left. "
+                         "Make room there.")
+
+
+def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
+    """Whole or not at all. zipfile itself gives no more bytes than an entry declares, and checks their checksum."""
+    with creating_folder(folder) as temporary:
+        for name, entry in entries.items():
+            place = temporary / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with file.open(entry) as packed, open(place, "xb") as out:
+                shutil.copyfileobj(packed, out, 2**20)
+
+
+def _innermost(folder: Path) -> Path:
+    """Below folders that hold one folder and nothing else; one such as 10_cats says how often its images come."""
+    inside = list(folder.iterdir())
+    while len(inside) == 1 and inside[0].is_dir() and not re.match(r"\d+_", inside[0].name):
+        folder, inside = inside[0], list(inside[0].iterdir())
+    return folder

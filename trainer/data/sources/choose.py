@@ -1,0 +1,51 @@
+"""Where a dataset can come from: a folder, a zip of one, a table, or another trainer's dataset configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..captions import table
+from ..naming import name_some
+from . import ai_toolkit, archive, sd_scripts
+from . import folder as find
+from .folder import Found
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
+"""Of ai-toolkit."""
+
+
+def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
+    """The images of a dataset, and sentences about what is passed over or not followed.
+
+    `scratch`: where a zip is unpacked. Raises ValueError that says what is wrong and what to do."""
+    kind = _kind(source)
+    if kind == ".zip":
+        return find.find(archive.unpack(source, scratch))
+    if kind == ".toml":
+        return sd_scripts.read_toml(source)
+    if kind in CONFIGURATIONS:
+        return ai_toolkit.read_config(source)
+    return find.find_named(source) if kind in table.SUFFIXES else find.find(source)
+
+
+def check(source: Path) -> None:
+    """Raises ValueError if there is nothing to read, without unpacking a zip or opening a picture."""
+    if _kind(source) == ".zip":
+        archive.check(source)
+    else:
+        find_any(source, source)  # it is no zip, so nothing is unpacked
+
+
+def _kind(source: Path) -> str:
+    """A file's suffix in lower case, or "" for a folder."""
+    if os.path.isdir(source):
+        return ""
+    kind, name = source.suffix.lower(), name_some([str(source)])
+    known = (".zip", ".toml", *CONFIGURATIONS, *table.SUFFIXES)
+    if kind in known and not os.path.isfile(source):
+        raise ValueError(f"The dataset '{name}' does not exist. Choose a file or a folder that does.")
+    if kind not in known and os.path.exists(source):
+        raise ValueError(f"The dataset '{name}' is a file. Choose a folder with .png, .jpg or .webp files, a zip of "
+                         "one, or a dataset file: .toml (sd-scripts), .yaml or .json (ai-toolkit), .csv or .jsonl.")
+    return kind if kind in known else ""

@@ -1,0 +1,259 @@
+"""Dataset configurations of sd-scripts (kohya-ss/sd-scripts, `--dataset_config`, TOML): the same images, repeats,
+sizes and captions as there."""
+
+from __future__ import annotations
+
+import json
+import os.path
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...disk.packages import require
+from ..captions.rules import CaptionRules
+from ..pictures.augment import Augment
+from ..pictures.buckets import FINEST, Buckets
+from .folder import Found, name_some
+from .sd_scripts_keys import LARGEST, not_followed, problems
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
+"""Of the files that sd-scripts takes for images."""
+CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
+AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
+
+
+@dataclass(frozen=True, slots=True)
+class _Subset:
+    """One subset with all that it inherits."""
+
+    home: Path
+    """The folder of the TOML file."""
+    settings: dict[str, Any]
+    buckets: tuple[Buckets, ...]
+
+
+def read_toml(path: Path) -> tuple[list[Found], list[str]]:
+    """The images of all subsets, and a sentence for everything that is passed over or done in another way than there.
+
+    An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: no TOML, unknown or
+    unusable settings, folders that do not exist or have no images."""
+    config = _parse(path)
+    wrong, found, notes = problems(config), [], []
+    for number, dataset in enumerate([] if wrong else config["datasets"], 1):
+        inherited = {key: v for key, v in (config.get("general", {}) | dataset).items() if key != "subsets"}
+        try:
+            buckets = _buckets(inherited)
+        except ValueError as err:
+            wrong.append(f"Dataset {number}: {err}")
+            continue
+        notes += [f"Dataset {number}: {note}" for note in _about_sizes(inherited)]
+        seen: set[str] = set()
+        for place, own in enumerate(dataset["subsets"], 1):
+            name, subset = f"Dataset {number}, subset {place}", _Subset(path.parent, inherited | own, buckets)
+            try:
+                images, said = _images(subset, seen)
+                found += images
+                notes += [f"{name}: {note}" for note in said]
+            except ValueError as err:
+                wrong.append(f"{name}: {err}")
+    if not wrong and not found:
+        wrong.append("No subset has images with a num_repeats of at least 1.")
+    if wrong:
+        raise ValueError(f"The dataset configuration '{path}' cannot be used:\n" + "\n".join(dict.fromkeys(wrong)))
+    return found, list(dict.fromkeys(notes))
+
+
+# The file and its sizes
+
+def _parse(path: Path) -> dict[str, Any]:
+    toml, text = _toml(), ""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        return toml.loads(text)
+    except OSError as err:
+        raise ValueError(f"The dataset configuration '{path}' cannot be read ({err.strerror}).") from err
+    except UnicodeDecodeError as err:
+        raise ValueError(f"'{path}' is not UTF-8 text (byte {err.start}). Save it again with the encoding "
+                         "UTF-8.") from err
+    except (toml.TOMLDecodeError, RecursionError) as err:
+        hint = " Write paths with / or in single quotes." if "\\" in text else ""
+        raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
+
+
+def _toml() -> ModuleType:
+    if sys.version_info >= (3, 11):
+        import tomllib
+        return tomllib
+    return require("tomli")
+
+
+def _buckets(settings: dict[str, Any]) -> tuple[Buckets, ...]:
+    """None if the configuration has no resolution: it was given to sd-scripts in another way."""
+    if "resolution" not in settings:
+        return ()
+    given = settings["resolution"]
+    resolution = (given, given) if isinstance(given, int) else (given[0], given[1])
+    if max(resolution) > LARGEST:
+        raise ValueError(f"resolution must be at most {LARGEST}, got {given}. 512 to 1024 are usual.")
+    if not settings.get("enable_bucket", False):
+        if min(resolution) < FINEST or any(edge % FINEST for edge in resolution):
+            raise ValueError(f"Without enable_bucket, resolution must be multiples of {FINEST}, got {given}. Correct "
+                             "it, or set enable_bucket = true.")
+        return (Buckets(resolution, enabled=False),)
+    step = settings.get("bucket_reso_steps", 64)
+    if step < FINEST or step % FINEST:
+        raise ValueError(f"bucket_reso_steps must be a multiple of {FINEST}, got {step}. 64 is usual.")
+    smallest = settings.get("min_bucket_reso", 256) // step * step
+    largest = -(-settings.get("max_bucket_reso", 1024) // step) * step
+    if not 0 < smallest <= min(resolution):
+        raise ValueError(f"min_bucket_reso must be at least bucket_reso_steps ({step}) and at most the shorter edge of "
+                         f"the resolution ({min(resolution)}), got {settings.get('min_bucket_reso', 256)}.")
+    if largest < max(resolution):
+        raise ValueError("max_bucket_reso must be at least the longer edge of the resolution "
+                         f"({max(resolution)}), got {settings.get('max_bucket_reso', 1024)}.")
+    return (Buckets(resolution, step, smallest, largest, not settings.get("bucket_no_upscale", False)),)
+
+
+def _about_sizes(settings: dict[str, Any]) -> Iterator[str]:
+    if "resolution" not in settings:
+        yield "It has no resolution, so the sizes are those of LoRA Dataset Loader."
+    elif not settings.get("enable_bucket", False):
+        yield (f"enable_bucket is not on, so every image is cropped to {settings['resolution']}. Set enable_bucket = "
+               "true for sizes near the images' own shapes.")
+
+
+# The images
+
+def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
+    """Those of one subset, and what there is to say about it. `seen`: which subsets this dataset had before."""
+    settings, notes = subset.settings, not_followed(subset.settings)
+    source = "metadata_file" if "metadata_file" in settings else "image_dir"
+    if source not in settings:
+        raise ValueError("It has no image_dir. Say where its images are.")
+    if settings.get("num_repeats", 1) < 1:
+        return [], [f"num_repeats is {settings['num_repeats']}, so its images are left out."]
+    if settings[source] in seen:
+        return [], [f"{source} = '{settings[source]}' was there before in this dataset, so it is left out."]
+    seen.add(settings[source])
+    notes += [f"{key} = '{settings[key]}' is looked for beside the TOML file (sd-scripts: where it is started)."
+              for key in ("image_dir", "metadata_file", "conditioning_data_dir")
+              if key in settings and not Path(settings[key]).is_absolute()]
+    if settings.get("keep_tokens_separator") and not _moves(settings):
+        notes.append("keep_tokens_separator does nothing without shuffle_caption: "
+                     f"'{settings['keep_tokens_separator']}' stays in the captions, as in sd-scripts.")
+    if source == "metadata_file":
+        captions = _from_metadata(subset)
+        return [_found(subset, path, caption, "") for path, caption in captions.items()], notes
+    files, others = _files(subset, "image_dir")
+    if others:
+        notes.append(f"{len(others)} files that sd-scripts takes for no images are left out: {name_some(others)}.")
+    if "caption_extension" not in settings:
+        notes.append("caption_extension is not given, so captions are read from .caption, or else from .txt.")
+    return [_found(subset, path, *_caption(path, settings)) for path in files], notes
+
+
+def _moves(settings: dict[str, Any]) -> bool:
+    return settings.get("shuffle_caption", False) or settings.get("caption_tag_dropout_rate", 0) > 0
+
+
+def _found(subset: _Subset, path: Path, caption: str | None, extension: str) -> Found:
+    settings = subset.settings
+    rules = CaptionRules(**{name: settings[name] for name in CAPTION_RULES if name in settings})
+    masks = _masks(subset, path)
+    return Found(path, settings.get("num_repeats", 1), 1.0, masks, caption=caption, caption_extension=extension,
+                 rules=rules, augment=_augment(settings), buckets=subset.buckets,
+                 masked=True if masks else settings.get("alpha_mask"), regularization=settings.get("is_reg", False))
+
+
+def _augment(settings: dict[str, Any]) -> Augment | None:
+    if not any(name in settings for name in AUGMENTATIONS):
+        return None
+    crop, flip, color = (settings.get(name, False) for name in AUGMENTATIONS)
+    return Augment(crop="random" if crop else "centre", flip=flip, color=color)
+
+
+def _folder(subset: _Subset, key: str) -> Path:
+    folder = subset.home / subset.settings[key]  # which is the latter if that is absolute
+    if not os.path.isdir(folder):  # unlike Path's, it says False of a name that is too long
+        what = "is a file" if os.path.exists(folder) else "does not exist"
+        raise ValueError(f"The {key} '{folder}' {what}. Correct it; paths that are not absolute begin at the TOML "
+                         "file.")
+    return folder
+
+
+def _files(subset: _Subset, key: str) -> tuple[list[Path], list[str]]:
+    """The images of a folder, and which pictures are none to sd-scripts. Raises ValueError if there are no images."""
+    folder = _folder(subset, key)
+    try:
+        files = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=str)
+    except OSError as err:
+        raise ValueError(f"The {key} '{folder}' cannot be read ({err.strerror}). Allow it, or take it out.") from err
+    images = [p for p in files if p.suffix.lower() in EXTENSIONS]
+    if not images:
+        there = f"it has {name_some([p.name for p in files])}" if files else "it is empty"
+        raise ValueError(f"No images in the {key} '{folder}' ({there}). Subfolders are not read: give each a subset.")
+    return images, [p.name for p in files if p.suffix.lower() in (".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif")]
+
+
+def _caption(image: Path, settings: dict[str, Any]) -> tuple[str | None, str]:
+    """The caption, if it does not lie beside the image, and the extension of the file that does."""
+    extension = settings.get("caption_extension", "")
+    if extension:
+        extension = "." + extension.removeprefix(".")
+    elif os.path.isfile(image.with_suffix(".caption")):
+        extension = ".caption"  # sd-scripts' own, which comes first there; another is given on its command line
+    beside = os.path.isfile(image.with_suffix(extension or ".txt"))
+    return (None if beside else settings.get("class_tokens")), extension
+
+
+def _masks(subset: _Subset, image: Path) -> tuple[Path, ...]:
+    """The picture of the same name in conditioning_data_dir: sd-scripts' --masked_loss (docs/masked_loss_README.md)."""
+    if "conditioning_data_dir" not in subset.settings:
+        return ()
+    folder = _folder(subset, "conditioning_data_dir")
+    candidates = [folder / f"{image.stem}{e}" for e in (*EXTENSIONS, *(e.upper() for e in EXTENSIONS))]
+    if not (masks := tuple(p for p in candidates if os.path.isfile(p))):
+        raise ValueError(f"No mask for {image.name} in the conditioning_data_dir '{folder}'. Add a picture of its "
+                         "name.")
+    return masks[:1]
+
+
+# Metadata files
+
+def _from_metadata(subset: _Subset) -> dict[Path, str]:
+    """Captions by image: {"cat.png": {"caption": "…", "tags": "…"}, …} as JSON, or lines with `image_path` as JSONL."""
+    path = subset.home / subset.settings["metadata_file"]
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
+        captions = {name: _joined(entry, subset.settings) for name, entry in entries.items()}
+    except OSError as err:
+        raise ValueError(f"The metadata_file '{path}' cannot be read ({err.strerror}). Correct its path.") from err
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
+        raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
+                         f"({err}).") from err
+    folder = subset.home / subset.settings.get("image_dir", ".")
+    missing = [name for name in captions if not os.path.isfile(folder / name)]
+    if missing or not captions:
+        what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
+        raise ValueError(f"The metadata_file '{path}' {what if missing else 'has no images'}. Write their names with "
+                         ".png or .jpg, relative to image_dir.")
+    return {folder / name: caption for name, caption in captions.items()}
+
+
+def _lines(text: str) -> dict[str, Any]:
+    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return {entry["image_path"]: entry for entry in entries}
+
+
+def _joined(entry: dict[str, Any], settings: dict[str, Any]) -> str:
+    """A caption with its tags behind it; with wildcards, behind each of its lines."""
+    caption, tags, glue = entry.get("caption") or "", entry.get("tags") or "", settings.get("caption_separator", ",")
+    if not settings.get("enable_wildcard", False):
+        return glue.join(part for part in (caption, tags) if part)
+    tags = tags.replace("\n", glue)
+    lines = [line for line in caption.split("\n") if line.strip()]
+    return "\n".join(glue.join((line, tags)) for line in lines) if tags else caption

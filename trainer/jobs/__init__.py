@@ -1,0 +1,1 @@
+"""Jobs: one training each, on disk and in memory, in a queue, taking turns with prompts."""

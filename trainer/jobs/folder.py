@@ -1,0 +1,191 @@
+"""A job's folder: everything it needs to go on after a crash.
+
+`job.json` (what it is), `graph.json` (the workflow it came from), `metrics.jsonl` (a line a step), `state/step_000500/`
+(with the LoRA of that step), `samples/`, and the LoRA: the last in `lora.safetensors`, the one with the lowest held-out
+loss in `lora_best.safetensors`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..disk.files import remove_folder, replacing, sweep, write_atomic, write_json, write_tensors
+from ..lora.file import Lora, load
+from .workflow import Graph
+
+Which = Literal["last", "best"]
+RESERVE = 200 * 2**20
+"""Bytes of a disk that training leaves free for everything else."""
+
+
+class JobFolder:
+    """Reads and writes one job's folder. Writing raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.states = path, path / "state"
+        self._samples, self._metrics = path / "samples", path / "metrics.jsonl"
+        self._loras = {"last": path / "lora.safetensors", "best": path / "lora_best.safetensors"}
+
+    def create(self) -> None:
+        """Makes the folders."""
+        self.states.mkdir(parents=True, exist_ok=True)
+        self._samples.mkdir(exist_ok=True)
+
+    def tidy(self) -> None:
+        """Removes what a process that was killed left half-written."""
+        for folder in (self.path, self.states, self._samples):
+            sweep(folder)
+
+    def remove(self) -> None:
+        """Removes all of it."""
+        remove_folder(self.path)
+
+    def discard(self) -> None:
+        """Removes what was learned: all but what the job is. What cannot be removed does not keep the rest."""
+        with contextlib.ExitStack() as each:
+            for folder in (self.states, self._samples, self.path / "tensorboard"):
+                each.callback(remove_folder, folder)
+            for file in (self._metrics, *self._loras.values()):
+                each.callback(file.unlink, missing_ok=True)
+
+    def bytes_used(self) -> int:
+        """What the folder takes on the disk."""
+        total = 0
+        for folder, _, files in os.walk(self.path):
+            for file in files:
+                with contextlib.suppress(OSError):  # it may be replaced while we look
+                    total += os.stat(os.path.join(folder, file)).st_size
+        return total
+
+    def check_room(self, needed: int, what: str) -> None:
+        """Raises OSError, before anything is written, if the disk would be full after `needed` bytes."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed + RESERVE:
+            raise OSError(f"{what} needs {needed / 2**20:.0f} MiB, and the disk of {self.path} has {free / 2**20:.0f} "
+                          f"MiB left ({RESERVE // 2**20} MiB are left free). Make room, delete jobs you no longer "
+                          "need, or lower keep_states")
+
+    def read_job(self) -> dict[str, Any] | None:
+        """The content of `job.json`, None if it is not there or not readable."""
+        try:
+            return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_job(self, facts: dict[str, Any]) -> None:
+        """Replaces `job.json`."""
+        write_json(self.path / "job.json", facts)
+
+    def read_graph(self) -> Graph | None:
+        """The workflow that the job came from; None if there is none."""
+        try:
+            return Graph(**json.loads((self.path / "graph.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write_graph(self, graph: Graph) -> None:
+        """Replaces `graph.json`."""
+        write_json(self.path / "graph.json", graph.as_dict())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of `metrics.jsonl`. Left out: a line cut short by a crash; steps that were done again later, where
+        the folder was read-only and could not be rewound."""
+        try:
+            lines = self._metrics.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        found: list[dict[str, Any]] = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                facts = json.loads(line)
+                while "loss" in facts and found and found[-1]["step"] >= facts["step"]:
+                    found.pop()
+                found.append(facts)
+        return found
+
+    def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
+        """Drops what was recorded after `step`, and gives the rest: it will be done again; from step 0 all of it."""
+        kept = [m for m in self.metrics() if m["step"] <= step] if step else []
+        write_atomic(self._metrics, "".join(json.dumps(m) + "\n" for m in kept).encode())
+        return kept
+
+    def append_metrics(self, facts: dict[str, Any]) -> None:
+        """Adds a line to `metrics.jsonl`, whole or not at all."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(facts) + "\n")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics, size)  # else the next line would go on where this one was cut off
+            raise
+
+    def write_sample(self, step: int, index: int, image: Tensor, texts: Mapping[str, Any]) -> str:
+        """Saves a picture (h, w, 3) in 0…1 as PNG, with `texts` as its text chunks (JSON), and gives its file name."""
+        name = _sample_name(step, index)
+        about = PngInfo()
+        for key, value in texts.items():
+            about.add_text(key, json.dumps(value))
+        pixels = (image.clamp(0, 1) * 255).round().byte().numpy().astype(np.uint8)
+        with replacing(self._samples / name) as temporary:
+            Image.fromarray(pixels).save(temporary, "PNG", pnginfo=about)
+        return name
+
+    def sample_path(self, name: str) -> Path | None:
+        """The file of a sample by its name; None if there is no such sample."""
+        return next((p for p in self._samples.glob("*.png") if p.name == name), None)
+
+    def samples(self) -> list[str]:
+        """Names of all samples, oldest first."""
+        return sorted(p.name for p in self._samples.glob("step_*.png"))
+
+    def has_sample(self, step: int, index: int) -> bool:
+        """Whether that picture was drawn."""
+        return (self._samples / _sample_name(step, index)).exists()
+
+    def newest_sample(self) -> Path | None:
+        """The file of the newest picture of the first prompt."""
+        return max(self._samples.glob("step_*_00.png"), default=None)
+
+    def write_lora(self, lora: Lora, which: Which) -> None:
+        """Replaces the job's last or best LoRA file."""
+        write_tensors(self._loras[which], dict(lora), lora.metadata)
+
+    def has_lora(self) -> bool:
+        """Whether the last LoRA is there."""
+        return self._loras["last"].exists()
+
+    def keep_lora(self, lora: Lora | None) -> None:
+        """Puts the newest LoRA where others shall find it; without one, that of the newest state."""
+        if lora := lora or self.newest_lora():
+            self.write_lora(lora, "last")
+
+    def newest_lora(self) -> Lora | None:
+        """That of the newest state whose LoRA can be read."""
+        for step in reversed(self.snapshots()):
+            with contextlib.suppress(OSError, ValueError):
+                return self.read_lora(step)
+        return None
+
+    def read_lora(self, which: Which | int) -> Lora | None:
+        """The job's last or best LoRA, or that of a step in `snapshots`; None if it has not written that."""
+        path = self._loras[which] if isinstance(which, str) else self.states / f"step_{which:06}" / "lora.safetensors"
+        return load(path) if path.exists() else None
+
+    def snapshots(self) -> list[int]:
+        """The steps whose LoRA was kept with their state."""
+        return sorted(int(p.parent.name.split("_")[1]) for p in self.states.glob("step_*/lora.safetensors"))
+
+
+def _sample_name(step: int, index: int) -> str:
+    return f"step_{step:06}_{index:02}.png"

@@ -1,0 +1,283 @@
+"""One go at training a job, in the training thread: from its newest state until it is done or a person wants otherwise.
+
+It holds the lease for a step, a picture or an encoding at a time, and never between them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..disk.packages import load_all
+from ..lora.file import Lora, metadata
+from ..model.host import GiveWay, Interrupted, Sampler
+from ..training import state
+from ..training.optim import packages_for
+from ..training.preparation import Preparation, Prepared
+from ..training.task import Sample, Task
+from ..training.trainer import NotFinite, StepResult, Trainer, steadily
+from ..training.validation import HeldOut
+from .lease import Lease, Withdrawn
+
+if TYPE_CHECKING:
+    from .job import Job
+
+log = logging.getLogger(__name__)
+
+GIVES_WAY = 3
+"""How many times a picture is left for a prompt and begun again. Then it is finished: else prompts that keep coming
+would hold up the training as well."""
+
+
+class Run:
+    """Raises what ends it against its will; what it did until then is saved."""
+
+    def __init__(self, job: Job, task: Task, lease: Lease) -> None:
+        self._job, self._task, self._lease = job, task, lease
+        self._record, self._folder, self._config = job.record, job.folder, task.config
+        self._stale = True
+        """Whether the model may have been moved or patched since our last step."""
+
+    def go(self) -> None:
+        """Prepares what is not prepared yet, trains, and leaves the job as it was wished."""
+        try:
+            trainer = self._prepare()
+        except (Withdrawn, Interrupted):
+            self._end(None)
+            return
+        self._job.trainer = trainer
+        self._train(trainer)
+        self._end(trainer)
+
+    def _prepare(self) -> Trainer:
+        job, task = self._job, self._task
+        self._tell("Loading libraries")
+        load_all(packages_for(self._config))
+        if job.prepared is None:
+            job.prepared = Preparation(task, self._hold, self._tell, self._on_interrupt).run()
+        self._prepared: Prepared = job.prepared
+        self._held_out = HeldOut(self._prepared.held_out, self._config.batch_size)
+        return self._new_trainer()
+
+    # Training
+
+    def _new_trainer(self) -> Trainer:
+        """Where the newest state left off."""
+        with self._hold():
+            trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start)
+            for name in state.load_newest(self._folder.states, trainer):
+                self._record.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
+                                  "between are trained again.")
+        self._folder.check_room(state.room(self._folder.states, trainer), "This training")
+        self._record.read(up_to=trainer.steps_done)
+        return trainer
+
+    def _train(self, trainer: Trainer) -> None:
+        job, done = self._job, trainer.steps_done
+        job.enter("training", f"Going on from step {done}." if done else "")
+        try:
+            self._look(trainer, beginning=True)
+            while trainer.steps_done < self._config.total_steps and not job.wish and not self._stalled:
+                self._record.add_step(*self._step(trainer))
+                job.notify("progress", job.status())
+                self._look(trainer)
+                if job.takes("save") or trainer.steps_done % self._config.save_every == 0:
+                    self._save(trainer)
+        except Withdrawn:
+            return
+        except NotFinite:
+            raise
+        except Exception:
+            trainer.discard_step()
+            self._save(trainer)
+            raise
+
+    @contextlib.contextmanager
+    def _hold(self) -> Iterator[bool]:
+        """The lease, for what is of no use any more once the job shall end. Raises Withdrawn then."""
+        if self._job.wish:
+            raise Withdrawn
+        with self._lease.step(self._shall_end) as disturbed:
+            yield disturbed
+
+    def _shall_end(self) -> bool:
+        return self._job.wish is not None
+
+    @contextlib.contextmanager
+    def _turn(self, trainer: Trainer) -> Iterator[None]:
+        """`_hold`, with the model on its device and nothing but its own patches on it."""
+        with self._hold() as disturbed:
+            if disturbed or self._stale:
+                trainer.host.load(trainer.room)
+                self._stale = False
+            yield
+
+    def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
+        with self._turn(trainer):
+            began = time.perf_counter()
+            return trainer.step(), time.perf_counter() - began
+
+    def _save(self, trainer: Trainer) -> None:
+        with self._record.nothing_lost("The state could not be saved"):
+            self._folder.check_room(state.size(trainer), "A state")
+            state.save(self._folder.states, trainer, self._lora_now(trainer), self._config.keep_states)
+            self._job.write()
+
+    def _lora_now(self, trainer: Trainer) -> Lora | None:
+        """For DoRA the model's weights are needed: None if a prompt holds them and the job shall end."""
+        if self._config.adapter != "DoRA":
+            return self.lora(trainer)
+        with contextlib.suppress(Withdrawn), self._lease.step(self._shall_end):
+            return self.lora(trainer)
+        return None
+
+    def lora(self, trainer: Trainer) -> Lora:
+        """The LoRA as it is now, with what its file tells about it. For DoRA the caller holds the lease."""
+        if self._config.adapter == "DoRA":
+            trainer.host.load(trainer.room)  # its file depends on the weights, and a prompt may have patched them
+        about = metadata(self._config, self._task.dataset, self._task.host.family, trainer.steps_done,
+                         self._folder.newest_sample())
+        return Lora(trainer.lora(), about)
+
+    def _end(self, trainer: Trainer | None) -> None:
+        """Leaves the job in the state that was wished, or done. `trainer`: None if training has not begun."""
+        job, step, total = self._job, self._record.step, self._config.total_steps
+        complete = trainer is not None and (step >= total or self._stalled)
+        with job.lock:  # from here on nothing else can be wished
+            wish = job.wish
+            if wish in (None, "pause", "stop") and (complete or wish != "pause"):
+                job.enter("finishing")
+        if wish != "discard" and trainer and step and step not in self._folder.snapshots():
+            self._save(trainer)
+        if wish == "extend":
+            return
+        if wish == "discard":
+            job.forget()
+        elif complete:
+            self._keep(trainer)
+            job.rest("done", self._why_done())
+        elif wish == "pause":
+            job.rest("paused", job.where("Paused", "Resume to go on."))
+        else:
+            self._keep(trainer)
+            job.rest("stopped", job.where("Stopped", "Queue again to go on."))
+
+    def _keep(self, trainer: Trainer | None) -> None:
+        """Writes the LoRA that others shall find."""
+        if not self._record.step:
+            return
+        if trainer:
+            self._job.unwritten = self._lora_now(trainer)
+        with self._record.nothing_lost("The LoRA could not be written to the job's folder"):
+            self._folder.keep_lora(self._job.unwritten)
+            self._job.unwritten = None
+
+    def _why_done(self) -> str:
+        step, best = self._record.step, self._record.held_out.best
+        if step < self._config.total_steps and best:
+            return f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step {best[0]}."
+        return f"Trained {step} steps."
+
+    # Looking
+
+    def _look(self, trainer: Trainer, *, beginning: bool = False) -> None:
+        """Held-out loss and preview pictures, when they are due: at the start, every so often, at the end, on demand.
+        `beginning`: no step was taken yet; only what an earlier run left out when it was told to end."""
+        step, last, preview = trainer.steps_done, trainer.steps_done == self._config.total_steps, self._task.preview
+        if self._held_out.parts and (step % self._config.validate_every == 0 or last):
+            if not (beginning and any(at == step for at, _ in self._record.held_out.points)):
+                self._validate(trainer)
+        wanted = self._job.takes("sample")
+        if preview and (step % preview.every == 0 or last or self._stalled or wanted):
+            drawn = {i for i in range(len(preview.samples)) if beginning and self._folder.has_sample(step, i)}
+            self._sample(trainer, {i: s for i, s in enumerate(preview.samples) if wanted or i not in drawn})
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the held-out loss has found no new best for as long as the recipe waits. Who extends a job wants all
+        of its steps."""
+        patience = 0 if self._config.extra_steps else self._config.early_stop_patience
+        return 0 < patience <= self._record.held_out.since_best
+
+    def _validate(self, trainer: Trainer) -> None:
+        if self._record.held_out.base is None:
+            self._record.add_base(self._measure(trainer, base=True))
+        loss = self._measure(trainer)
+        with self._turn(trainer):  # before the loss is told: if the job shall end, it is measured again another time
+            lora = self.lora(trainer)
+        if self._record.add_held_out(loss):
+            with self._record.nothing_lost("The best LoRA could not be written to the job's folder"):
+                self._folder.write_lora(lora, "best")
+        self._job.notify("progress", self._job.status())
+
+    def _measure(self, trainer: Trainer, *, base: bool = False) -> float:
+        """The mean held-out loss."""
+        losses: list[float] = []
+        for part in self._held_out.parts:
+            with self._turn(trainer):
+                losses += steadily(trainer, lambda part=part: self._held_out.losses(trainer, part, base=base))
+        return statistics.fmean(losses)
+
+    def _sample(self, trainer: Trainer, samples: dict[int, Sample]) -> None:
+        """A round of previews. One that fails is reported; training goes on."""
+        lora, step, samplers = self._lora_now(trainer), trainer.steps_done, {}
+        if lora is None:
+            raise Withdrawn
+        self._stale = True
+        for index, sample in samples.items():
+            try:
+                image = self._draw(partial(trainer.host.sampler, lora), sample, samplers)
+                name = self._folder.write_sample(step, index, image, self._texts(step, sample))
+                self._job.notify("sample", {"step": step, "index": index, "prompt": sample.prompt, "file": name})
+            except Interrupted as err:
+                self._on_interrupt(err)
+                return
+            except Withdrawn:
+                raise
+            except Exception as err:
+                log.exception("A preview failed")
+                self._record.warn(f"The preview at step {step} failed ({err}). Training goes on.")
+
+    def _draw(self, make: Callable[[float], Sampler], sample: Sample, samplers: dict[float, Sampler]) -> Tensor:
+        """A picture, with one sampler for each strength. It gives way to prompts, and begins again."""
+        texts, strength, begun = self._prepared.texts, sample.settings.strength, 0
+        while True:
+            begun += 1
+            give_way: Callable[[], bool] = self._lease.prompt_is_next if begun <= GIVES_WAY else lambda: False
+            with self._hold(), contextlib.suppress(GiveWay):
+                if strength not in samplers:
+                    samplers[strength] = make(strength)
+                return samplers[strength](texts[sample.prompt], texts[sample.negative], sample.settings, give_way)
+
+    def _texts(self, step: int, sample: Sample) -> dict[str, Any]:
+        """What a picture carries: the workflow, so that dropping it on the canvas brings the graph back."""
+        about = {"job": self._job.id, "step": step, "prompt": sample.prompt, "negative": sample.negative,
+                 **dataclasses.asdict(sample.settings)}
+        graph = self._job.graph
+        found = {"livelora": about, "prompt": graph and graph.prompt, "workflow": graph and graph.workflow}
+        return {name: value for name, value in found.items() if value}
+
+    # What a person does meanwhile
+
+    def _on_interrupt(self, err: Interrupted) -> None:
+        """The program's stop button: meant for us if a prompt waits for us, else for a prompt that waits for the
+        lease."""
+        if self._job.waited_for:
+            self._job.interrupt()
+            if self._job.state == "preparing":
+                raise err
+        elif self._lease.prompt_is_waiting:
+            self._task.host.hand_back_interrupt()
+
+    def _tell(self, message: str) -> None:
+        if self._job.wish:
+            raise Withdrawn
+        self._job.message = message
+        self._job.notify("progress", self._job.status())

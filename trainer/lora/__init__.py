@@ -1,0 +1,1 @@
+"""LoRAs: the kinds of adapter, how they sit in a view, and how they lie in a file."""

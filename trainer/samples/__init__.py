@@ -1,0 +1,1 @@
+"""Sample pictures: the prompts they are drawn from, and grids of them."""

@@ -1,0 +1,113 @@
+"""Preview prompts with settings of their own, one a line, in the form that sd-scripts and ai-toolkit read:
+`a cat on a roof --w 512 --h 768 --d 42 --n blurry, ugly`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ..model.host import SampleSettings
+from ..training.task import Sample
+
+OPTION = re.compile(r"(?<!\S)--([A-Za-z]\S*)")
+"""A dash inside a word, and one that stands alone, belong to the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """What may follow an option: a number from `low` to `high`, and if there is a `grid`, a multiple of it."""
+
+    setting: str
+    low: float
+    high: float
+    grid: int = 0
+
+    def read(self, value: str) -> float | None:
+        """The number, or None if it is not such a one."""
+        try:
+            number = int(value) if self.grid else float(value)
+        except ValueError:
+            return None
+        fits = self.low <= number <= self.high and not (self.grid and number % self.grid)
+        return number if fits else None
+
+    def __str__(self) -> str:
+        kind = "a number" if not self.grid else "a whole number" if self.grid == 1 else f"a multiple of {self.grid}"
+        return f"{kind} from {self.low} to {self.high}"
+
+
+NUMBERS = {
+    "w": Number("width", 64, 4096, 16),
+    "h": Number("height", 64, 4096, 16),
+    "d": Number("seed", 0, 0xFFFFFFFFFFFFFFFF, 1),
+    "s": Number("steps", 1, 200, 1),
+    "l": Number("cfg", 0, 30),
+    "g": Number("guidance", 0, 30),
+    "m": Number("strength", 0, 2),
+}
+"""Limits are those of LoRA Sample Preview's inputs."""
+NEGATIVE = "n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    prompt: str
+    options: list[tuple[str, str]]
+
+    def problems(self) -> list[str]:
+        found = [] if self.prompt else ["has no prompt. Write it in front of the options."]
+        names = [name for name, _ in self.options]
+        found += [f"--{name} is there {names.count(name)} times. Leave one." for name in dict.fromkeys(names)
+                  if names.count(name) > 1]
+        found += [f"--{name} {value}".rstrip() + f": {problem}" for name, value in self.options
+                  if (problem := _problem(name, value))]
+        return [f"line {self.number}: {problem}" for problem in found]
+
+    def sample(self, negative: str, defaults: SampleSettings) -> Sample:
+        given = dict(self.options)
+        negative = given.pop(NEGATIVE, negative)
+        numbers = {NUMBERS[name].setting: NUMBERS[name].read(value) for name, value in given.items()}
+        return Sample(self.prompt, negative, replace(defaults, **numbers))
+
+
+def parse_all(text: str, negative: str, defaults: SampleSettings) -> tuple[Sample, ...]:
+    """A sample for each line; what a line does not set is `negative` and `defaults`. Empty lines and those that start
+    with # are passed over.
+
+    Options stand behind the prompt in any order, in small or capital letters: the keys of NUMBERS, and --n for the
+    negative prompt, which runs to the next option and may be empty. Raises ValueError, naming every problem of every
+    line."""
+    return tuple(line.sample(negative, defaults) for line in _lines(text))
+
+
+def check(text: str) -> None:
+    """Raises the ValueError that `parse_all` would."""
+    _lines(text)
+
+
+def _lines(text: str) -> list[_Line]:
+    numbered = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [_split(number, line) for number, line in numbered if line and not line.startswith("#")]
+    if not lines:
+        raise ValueError("LoRA Sample Preview has no prompts. Write one a line, or remove the node.")
+    if problems := [problem for line in lines for problem in line.problems()]:
+        raise ValueError("LoRA Sample Preview cannot draw these prompts:\n" + "\n".join(f"- {p}" for p in problems))
+    return lines
+
+
+def _split(number: int, line: str) -> _Line:
+    prompt, *rest = OPTION.split(line)
+    options = zip(rest[::2], rest[1::2], strict=True)
+    return _Line(number, prompt.strip(), [(name.lower(), value.strip()) for name, value in options])
+
+
+def _problem(name: str, value: str) -> str:
+    if name == NEGATIVE:
+        return ""
+    if name not in NUMBERS:
+        known = ", ".join(f"--{letter}" for letter in NUMBERS)
+        return (f"there is no such option. Use {known} or --{NEGATIVE}, each with a space behind it; if it belongs to "
+                f"the prompt, write '-- {name}'.")
+    number = NUMBERS[name]
+    return "" if number.read(value) is not None else f"{number.setting} must be {number}."

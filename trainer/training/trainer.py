@@ -1,0 +1,278 @@
+"""One training step, and the state it leaves.
+
+Shapes: B images, C latent channels, H W latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..lora.inject import DTYPES, Layout, disabled, inject, layout, param_groups, without_dropout
+from ..lora.tensors import check_start, from_lora, layout_of, to_lora
+from ..model.checkpointing import isolate
+from ..model.host import Host, Text
+from ..model.memory import activation_bytes
+from ..recipe.config import TrainConfig
+from .averaging import Averaged
+from .batches import Batches
+from .objective import (
+    PATCH,
+    add_noise,
+    elementwise_loss,
+    generator,
+    image_losses,
+    mask_weights,
+    normals,
+    sigmas_of,
+    stratified_normals,
+    velocity,
+)
+from .optim import make_lr_scheduler, make_optimizer
+from .rounding import rounded_step
+
+MOST_SKIPPED = 5
+"""Steps in a row that may be skipped because their numbers are not finite."""
+MOST_DISTURBED = 10
+"""Times in a row that the model may be taken away from what is being computed."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image as the transformer sees it."""
+
+    latents: Tensor
+    """(C, H, W), fp32, on the CPU."""
+    texts: Sequence[Text]
+    """Its caption, in every order that is trained."""
+    num_repeats: int = 1
+    weight: float = 1.0
+    """Factor on its loss; below 0 it is unlearned."""
+    mask: Tensor | None = None
+    """What counts of it: (H, W) in 0…1."""
+    others: Sequence[tuple[Tensor, Tensor | None]] = ()
+    """Its latents and masks in other views, of the same shapes."""
+    caption_dropout: float = 0.0
+    """How often its caption is left out."""
+    blank: Text | None = None
+    """What takes the caption's place when it is dropped."""
+    preserved: Text | None = None
+    """To this the adapted model shall answer as the base model does."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step reports."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    """Negative while a concept is erased."""
+    skipped: bool = False
+    """Loss or gradient were no numbers, so nothing was updated."""
+
+
+class NotFinite(RuntimeError):
+    """Step after step the loss is no number: the adapter learns nothing any more."""
+
+
+class Trainer:
+    """A view of the host's model with an adapter in it, its optimizer and its schedule.
+
+    Micro-batch k depends on (seed, k) alone, so adapter, optimizer, schedule, averages and the step count are the whole
+    state."""
+
+    def __init__(self, host: Host, config: TrainConfig, examples: Sequence[Example],
+                 start: dict[str, Tensor] | None = None) -> None:
+        """`start`: a LoRA to go on from. Raises ValueError if the recipe or the start do not fit the model."""
+        self.host, self.config, self.examples = host, config, examples
+        tokens = max(e.latents[0].numel() for e in examples) // PATCH**2
+        self.room = activation_bytes(host.geometry(), tokens, config.batch_size, config.gradient_checkpointing)
+        """Bytes a step needs beside the weights."""
+        host.load(self.room)
+        self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
+        inject(self.view, config, self._layout(start))
+        if start:
+            from_lora(self.view, start)
+        self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
+        isolate(host.blocks(self.view), recompute=config.gradient_checkpointing, random=self._drops)
+        groups = param_groups(self.view, config)
+        self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self.optimizer = make_optimizer(groups, config)
+        self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
+        self.averaged = Averaged(self.params, self.optimizer, config)
+        shapes = [(tuple(e.latents.shape), e.num_repeats) for e in examples]
+        self.batches = Batches(shapes, config.batch_size, config.seed)
+        self.steps_done = self.skipped = self.skipped_in_a_row = 0
+
+    def _layout(self, start: dict[str, Tensor] | None) -> Layout:
+        if not start:
+            return layout(self.view, self.config)
+        check_start(start, self.config, {name for name, m in self.view.named_modules() if isinstance(m, nn.Linear)})
+        return layout_of(start)
+
+    def step(self) -> StepResult:
+        """One optimizer update. Where loss or gradients are no numbers it is skipped; raises NotFinite if that happens
+        `MOST_SKIPPED` times in a row."""
+        config = self.config
+        loss = steadily(self, self._gradients)
+        norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
+        rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if skipped:
+            self._count_skipped(loss if math.isfinite(norm) else norm, rate)
+        else:
+            self.skipped_in_a_row = 0
+            rounded_step(self.optimizer, generator(config.seed, "round", self.steps_done))
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        self.steps_done += 1
+        if not skipped:
+            self.averaged.update()
+        return StepResult(loss, norm, rate, skipped)
+
+    def _gradients(self) -> float:
+        """Those of the next step, and its mean loss. Can be called again."""
+        self.optimizer.zero_grad()
+        count = self.config.gradient_accumulation_steps
+        return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
+
+    def _count_skipped(self, value: float, rate: float) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise NotFinite(f"The loss or its gradient became {value} at step {self.steps_done + 1}, "
+                            f"{MOST_SKIPPED} steps in a row. Lower the learning rate (it was {rate:g}) and train "
+                            "again.")
+
+    def _micro_batch(self, k: int) -> float:
+        """Adds the gradients of micro-batch k, and gives its mean loss."""
+        config = self.config
+        chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
+        latents = torch.stack([e.latents for e in chosen])
+        draw = generator(config.seed, "micro-batch", k)
+        tokens = latents[0, 0].numel() // PATCH**2
+        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config)
+        noise = torch.randn(latents.shape, generator=draw)
+        weights = torch.tensor([e.weight for e in chosen], device=self.host.device)
+        with self._own_randomness(k):
+            losses = self.losses(latents, noise, sigmas, self._texts(chosen, k), self._masks(chosen))
+            self._backward((weights * losses).mean())
+            if config.preservation_weight:
+                self._backward(config.preservation_weight * self._drift(latents, noise, sigmas, chosen))
+        return (weights.abs() * losses).mean().item()
+
+    def _backward(self, loss: Tensor) -> None:
+        if loss.requires_grad:  # not if module dropout left out every layer
+            (loss / self.config.gradient_accumulation_steps).backward()
+
+    def _normals(self, k: int, count: int, draw: torch.Generator) -> Tensor:
+        """What the noise levels of micro-batch k are made of: a sample for each image."""
+        config = self.config
+        if not config.stratified_timesteps:
+            return normals(count, draw)
+        window, place = divmod(k, config.gradient_accumulation_steps)
+        whole = stratified_normals(config.batch_size * config.gradient_accumulation_steps,
+                                   generator(config.seed, "window", window))
+        return whole[place * config.batch_size:][:count]
+
+    def _shown(self, chosen: list[Example], k: int) -> list[Example]:
+        """Each image in one of its views."""
+        draw = generator(self.config.seed, "views", k)
+        drawn = [int(torch.randint(len(e.others) + 1, (), generator=draw)) for e in chosen]
+        return [replace(e, latents=e.others[i - 1][0], mask=e.others[i - 1][1]) if i else e
+                for e, i in zip(chosen, drawn, strict=True)]
+
+    def _texts(self, chosen: list[Example], k: int) -> list[Text]:
+        """A caption for each image: one of its variants, or the empty one."""
+        draw, texts = generator(self.config.seed, "captions", k), []
+        for example in chosen:
+            dropped = torch.rand((), generator=draw).item() < example.caption_dropout
+            variant = int(torch.randint(len(example.texts), (), generator=draw))
+            texts.append(example.blank if dropped and example.blank is not None else example.texts[variant])
+        return texts
+
+    def _masks(self, chosen: list[Example]) -> Tensor | None:
+        if all(e.mask is None for e in chosen):
+            return None
+        whole = torch.ones(chosen[0].latents.shape[1:])
+        masks = torch.stack([whole if e.mask is None else e.mask for e in chosen])
+        return mask_weights(masks, self.config.unmasked_weight).to(self.host.device)
+
+    @contextlib.contextmanager
+    def _own_randomness(self, k: int) -> Iterator[None]:
+        """Dropout draws from PyTorch's global generators: while inside, they depend on (seed, k) alone."""
+        if not self._drops:
+            yield
+            return
+        device = self.host.device
+        kind = "cuda" if device.type == "cpu" else device.type  # whose generators are kept beside the CPU's
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=kind):
+            torch.manual_seed(generator(self.config.seed, "dropout", k).initial_seed())
+            yield
+
+    def losses(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text],
+               masks: Tensor | None = None) -> Tensor:
+        """Loss (B,) of noised latents by the recipe; latents and noise (B, C, H, W), sigmas (B,), all on the CPU, and
+        masks (B, H, W) on the device."""
+        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        pred = self._predict(latents, noise, sigmas, texts)
+        return image_losses(elementwise_loss(pred, velocity(latents, noise), sigmas, self.config), masks)
+
+    def _drift(self, latents: Tensor, noise: Tensor, sigmas: Tensor, chosen: list[Example]) -> Tensor:
+        """How far the adapter has moved the model's answers to the captions that it shall not touch."""
+        texts = [e.preserved for e in chosen if e.preserved is not None]
+        if not texts:
+            return torch.zeros(())
+        asked = [i for i, e in enumerate(chosen) if e.preserved is not None]
+        latents, noise, sigmas = (t[asked].to(self.host.device) for t in (latents, noise, sigmas))
+        with torch.no_grad(), disabled(self.view):
+            kept = self._predict(latents, noise, sigmas, texts)
+        pred = self._predict(latents, noise, sigmas, texts)
+        return image_losses(elementwise_loss(pred, kept, sigmas, self.config)).mean()
+
+    def _predict(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
+        return self.host.predict(self.view, add_noise(latents, noise, sigmas), sigmas, texts, self.config.guidance)
+
+    @torch.no_grad()
+    def errors(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
+        """Mean squared error (B,) whatever the recipe's loss, of the averaged adapter and without dropout."""
+        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        with self.averaged.in_effect(), without_dropout(self.view):
+            pred = self._predict(latents, noise, sigmas, texts)
+        return (pred - velocity(latents, noise)).square().mean((1, 2, 3))
+
+    def discard_step(self) -> None:
+        """Forgets the gradients of a step that was cut short; the step can then be taken again."""
+        self.optimizer.zero_grad()
+
+    def lora(self) -> dict[str, Tensor]:
+        """The LoRA as it is now, for ComfyUI's loader; a copy on the CPU."""
+        with self.averaged.in_effect():
+            return to_lora(self.view, self.config.adapter)
+
+
+def steadily(trainer: Trainer, work: Callable[[], Result]) -> Result:
+    """The result of `work` on a model that stayed as it was loaded. ComfyUI's "unload models" takes no lease: if it
+    came in between, the model is loaded again and the work done again. Raises RuntimeError if that does not end."""
+    for _ in range(MOST_DISTURBED):
+        try:
+            result = work()
+        except Exception:
+            if trainer.host.undisturbed():
+                raise
+        else:
+            if trainer.host.undisturbed():
+                return result
+        trainer.host.load(trainer.room)
+    raise RuntimeError(f"The model was unloaded during {MOST_DISTURBED} steps in a row. Something keeps asking ComfyUI "
+                       "to free its memory; stop that, and resume the job.")
