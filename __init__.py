@@ -29,4 +29,7 @@ class LiveLora(ComfyExtension):
 
 
 async def comfy_entrypoint() -> LiveLora:
+    from .nodes import routes
+
+    routes.install()
     return LiveLora()

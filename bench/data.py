@@ -66,7 +66,7 @@ def each(work: Callable, over: Iterable) -> None:
 
 def start(folder: Path, scratch: Path, resolution: int):
     """The dataset."""
-    from livelora.trainer.data.item import Cut, scan
+    from livelora.trainer.data.scan import Cut, scan
 
     return scan(folder, cut=Cut(resolution=resolution), trigger_word="ohwx", scratch=scratch)
 

@@ -18,8 +18,9 @@ from quality import EVERY, RECIPE, Run, World, make_world, train  # first: it ma
 
 # isort: split
 import torch
+from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.comfy.host import ComfyHost, with_lora
-from livelora.trainer.lora import formats
+from livelora.trainer.lora.formats import read
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.trainer import Trainer
 
@@ -120,7 +121,7 @@ def plain(world: World, recipe: dict[str, Any], seed: int) -> tuple[dict, float]
         optimizer.zero_grad()
     wall = time.process_time() - began
     found = {f"transformer.{name}": value.detach() for name, value in get_peft_model_state_dict(model).items()}
-    return formats.read(found), wall
+    return read(found, FAMILIES), wall
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ sys.modules["livelora"] = package
 import torch  # noqa: E402
 from livelora.trainer.comfy.demo_model import load_demo_model  # noqa: E402
 from livelora.trainer.comfy.host import ComfyHost  # noqa: E402
-from livelora.trainer.data.item import Cut, scan  # noqa: E402
+from livelora.trainer.data.scan import Cut, scan  # noqa: E402
 from livelora.trainer.jobs.lease import Lease  # noqa: E402
 from livelora.trainer.lora.file import Lora  # noqa: E402
 from livelora.trainer.lora.inject import adapted  # noqa: E402
@@ -121,7 +121,7 @@ def make_world() -> World:
     with tempfile.TemporaryDirectory() as scratch:
         train, held_out = (scan(folder, cut=Cut(resolution=128), trigger_word="flatmoji", scratch=Path(scratch))
                            for folder in (ROOT / "example_workflows" / "demo_dataset", HELD_OUT))
-    task = Task(host, TrainConfig(**RECIPE), train, held_out)
+    task = Task.of(host, TrainConfig(**RECIPE), train, validation=held_out)
     prepared = Preparation(task, Lease().step, lambda _: None, lambda _: None).run()
     world = World(task, prepared, HeldOut(prepared.held_out[::2], batch_size=8))
     world.base = world.measure(Trainer(host, TrainConfig(**RECIPE), prepared.train), base=True)

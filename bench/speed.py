@@ -109,18 +109,21 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
     import diffusers.optimization  # noqa: F401
     import peft  # noqa: F401
     import torch
+    from livelora.trainer.comfy.families.flux1 import FLUX1
     from livelora.trainer.comfy.host import ComfyHost
     from livelora.trainer.recipe.config import TrainConfig
     from livelora.trainer.training import trainer as loop
+    from livelora.trainer.training.example import Example
 
     with torch.inference_mode():
         patcher = comfy.sd.load_diffusion_model(str(path))
     host = ComfyHost.__new__(ComfyHost)  # no text encoders here: the conditioning is given
     host._patcher, host._base, host._live = patcher, patcher.model, patcher.model.diffusion_model
     host.device, host.dtype = patcher.load_device, patcher.model.get_dtype_inference()
+    host.family = FLUX1
     host.load(0)
     context, pooled = conditioning()
-    example = loop.Example(torch.randn(16, LATENT, LATENT), [{"cond": context, "pooled_output": pooled}])
+    example = Example(torch.randn(16, LATENT, LATENT), [{"cond": context, "pooled_output": pooled}])
     config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
     make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one core for each server; sums depend on the number of threads
 
+import torch  # noqa: E402
 from comfyui import ROOT, Server  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -176,7 +177,7 @@ def run_examples(server: Server, folder: Path) -> list[str]:
 def tensors(path: Path) -> dict[str, tuple]:
     """Names, types, shapes and bytes."""
     file = path / "lora.safetensors" if path.is_dir() else path
-    return {name: (str(value.dtype), tuple(value.shape), value.contiguous().view(-1).numpy().tobytes())
+    return {name: (str(value.dtype), tuple(value.shape), value.flatten().view(torch.uint8).numpy().tobytes())
             for name, value in load_file(file).items()}
 
 

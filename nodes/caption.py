@@ -9,15 +9,16 @@ from comfy_api.latest import io
 
 from ..trainer.captioning import clean, presets
 from ..trainer.captioning.engine import Engine
-from ..trainer.captioning.session import Captioned, Which, Wish, caption
+from ..trainer.captioning.session import Captioned, Plan, Scope, caption
 from ..trainer.captioning.tagger import Tagger
 from ..trainer.captioning.vision import VisionFolder
 from ..trainer.comfy import textgen
+from ..trainer.comfy.families import USUAL
 from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.captions import files as captions
 from .dataset import check_own_files
-from .jobs import scratch
+from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset
 
 SHOWN = 20
@@ -41,7 +42,7 @@ class Captioner(io.ComfyNode):
                     "How a caption reads. {trigger} is the dataset's trigger word, {caption} what the engine writes "
                     "(with the engine 'template': the present caption), {name} the file's name as words. Words around "
                     "them stay: 'photo of {trigger}, {caption}, on white'.")),
-                io.Combo.Input("which", options=list(get_args(Which)), tooltip=(
+                io.Combo.Input("which", options=list(get_args(Scope)), tooltip=(
                     "all: write every caption anew. missing only: write those that are missing or empty. append: put "
                     "what the engine writes behind the captions that are there.")),
                 io.Boolean.Input("write_files", default=False, tooltip=(
@@ -78,13 +79,13 @@ class Captioner(io.ComfyNode):
     @classmethod
     def execute(cls, dataset, template, which, write_files, engine=None, banned="", replace="") -> io.NodeOutput:
         chosen: dict[str, Any] = engine or {"engine": TEMPLATE}
-        wish = Wish(template=template, which=which, write_files=write_files, banned=clean.word_list(banned),
+        plan = Plan(template=template, which=which, write_files=write_files, banned=clean.word_list(banned),
                     replaced=clean.replacements(replace), seed=chosen.get("seed", 0))
         made = _engine(chosen)
         if write_files:
             check_own_files(dataset)
         with textgen.room_for(made.path) if isinstance(made, VisionFolder) else contextlib.nullcontext():
-            done = caption(dataset, wish, made, scratch(), show_progress)
+            done = caption(dataset, plan, made, EVERYBODY.scratch(), show_progress)
         report = _report(done, write_files)
         return io.NodeOutput(done.dataset, report, ui={"text": (report,)})
 
@@ -125,7 +126,7 @@ def _asking() -> list[io.Input]:
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
             "Another seed gives other words, where the model draws them by chance.")),
         io.Int.Input("max_length", default=256, min=16, max=4096, advanced=True, tooltip=(
-            "Where an answer is cut off, in tokens. FLUX.1 reads 512 of them.")),
+            f"Where an answer is cut off, in tokens. {USUAL.name} reads {USUAL.caption_tokens} of them.")),
         io.Int.Input("max_side", default=512, min=64, max=4096, step=16, advanced=True, tooltip=(
             "Images are shown to the model at most this large. More shows finer detail, and takes more time and "
             "memory.")),

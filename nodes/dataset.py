@@ -11,13 +11,14 @@ from ..trainer.comfy.paths import dataset_folder
 from ..trainer.comfy.progress import show_progress
 from ..trainer.comfy.tokens import counter
 from ..trainer.data.cache import trim
-from ..trainer.data.item import Cut, Dataset, scan
+from ..trainer.data.item import Dataset
 from ..trainer.data.pictures.augment import Augment, Crop
 from ..trainer.data.pictures.masks import Masks
 from ..trainer.data.report import report as reports
 from ..trainer.data.report.sheet import contact_sheet, report_picture
+from ..trainer.data.scan import Cut, scan
 from ..trainer.data.sources.choose import check, find_any
-from .jobs import scratch
+from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset
 
 
@@ -84,7 +85,7 @@ class DatasetLoader(io.ComfyNode):
         places = {source}
         if source.is_file() and source.suffix.lower() != ".zip":
             with contextlib.suppress(ValueError):
-                places |= {found.path.parent for found in find_any(source, scratch())[0]}
+                places |= {found.path.parent for found in find_any(source, EVERYBODY.scratch())[0]}
         files = sorted({file for place in places for file in ([place] if place.is_file() else place.rglob("*"))
                         if file.is_file()})
         return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
@@ -92,10 +93,11 @@ class DatasetLoader(io.ComfyNode):
     @classmethod
     def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images, masks: Masks = "ignore",
                 clip=None, **cut) -> io.NodeOutput:
+        scratch = EVERYBODY.scratch()
         dataset = scan(dataset_folder(folder), cut=cut_of(resolution, **cut), trigger_word=trigger_word.strip(),
-                       scratch=scratch(), on_bad_image=bad_images, on_missing_caption=missing_captions, masks=masks,
+                       scratch=scratch, on_bad_image=bad_images, on_missing_caption=missing_captions, masks=masks,
                        tell=show_progress)
-        trim(scratch(), "unpacked/*")
+        trim(scratch, "unpacked/*")
         return shown(cls, dataset, clip)
 
 
@@ -158,7 +160,7 @@ def shown(node: type[io.ComfyNode], dataset: Dataset, clip) -> io.NodeOutput:
 
 def check_own_files(dataset: Dataset) -> None:
     """Raises ValueError if captions would be written beside copies that LiveLoRA made, where nobody finds them."""
-    if any(item.path.is_relative_to(scratch()) for item in dataset.items):
+    if any(item.path.is_relative_to(EVERYBODY.scratch()) for item in dataset.items):
         raise ValueError("write_files is on, but this dataset comes from a zip or from other nodes, so its files are "
                          "copies that LiveLoRA made. Unpack the zip (or save the images to a folder) and load that, or "
                          "turn write_files off and keep the captions with LoRA Caption Review's table.")

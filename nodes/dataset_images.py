@@ -7,12 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer.comfy.families import FAMILIES, USUAL, names
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.cache import trim
 from ..trainer.data.given import Given, dataset
-from ..trainer.data.item import scan
+from ..trainer.data.scan import scan
 from .dataset import cut_of, cutting, outputs, shown
-from .jobs import scratch
+from .jobs import EVERYBODY
 from .types import CATEGORY
 
 
@@ -65,9 +66,10 @@ class DatasetFromImages(io.ComfyNode):
                                  "texts": [text for batch in conditioning for entry in batch for text in _texts(entry)]}
         count = len(parts["images"] or parts["latents"])
         given = Given(**parts, captions=_captions(captions, count))
-        root = scratch() / "graph"
+        root = EVERYBODY.scratch() / "graph"
         read = partial(scan, cut=cut_of(resolution[0], **{name: values[0] for name, values in cut.items()}),
-                       trigger_word=word, scratch=scratch(), masks="use" if masks else "ignore", tell=show_progress,
+                       trigger_word=word, scratch=EVERYBODY.scratch(), masks="use" if masks else "ignore",
+                       tell=show_progress,
                        on_missing_caption="use the trigger word" if given.texts else missing_captions[0])
         found = dataset(given, root, word, read)
         trim(root, "*")
@@ -84,10 +86,14 @@ def _captions(captions: list[str], count: int) -> list[str]:
 
 
 def _texts(entry: list) -> list[dict[str, Any]]:
-    """A conditioning's texts, each by itself. Raises ValueError if it is not of FLUX.1's two encoders."""
+    """A conditioning's texts, each by itself. Raises ValueError if it lacks what every family that can be trained has.
+    """
     cond, extra = entry
-    pooled = extra.get("pooled_output")
-    if pooled is None:
-        raise ValueError("The conditioning has no pooled output, so it is not of FLUX.1's text encoders. Encode the "
-                         "captions with the CLIP that belongs to the model.")
-    return [{"cond": c[None].float(), "pooled_output": p[None].float()} for c, p in zip(cond, pooled, strict=True)]
+    given = {"cond": cond, **extra}
+    there = {part for part, value in given.items() if value is not None}
+    family = next((family for family in FAMILIES if {*family.text_parts} <= there), None)
+    if family is None:
+        raise ValueError(f"The conditioning lacks what {names()} takes: {' and '.join(USUAL.text_parts)} (it has "
+                         f"{', '.join(given)}). Encode the captions with the CLIP that belongs to the model.")
+    parts = {part: given[part] for part in family.text_parts}
+    return [{name: part[i][None].float() for name, part in parts.items()} for i in range(len(cond))]

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.comfy.host import ComfyHost
 from ..trainer.comfy.progress import show_progress
+from ..trainer.data.pictures.pixels import to_tensor
 from ..trainer.jobs.job import Job
-from ..trainer.lora.fits import check_fits
+from ..trainer.lora.tensors import check_fits
 from ..trainer.model.host import Interrupted
 from ..trainer.samples import comparison
 from ..trainer.samples.comparison import Table
 from ..trainer.samples.grid import compose
 from ..trainer.training.task import Sample
 from .job_input import check_job, chosen, job_input
-from .jobs import TURNS
+from .jobs import EVERYBODY
 from .types import CATEGORY, LoraPreview
 
 FOR_DRAWING = ("model", "clip", "vae", "preview")
@@ -105,12 +104,12 @@ class Grid(io.ComfyNode):
             strengths = comparison.parse_strengths(columns["strengths"])
             table = _drawn(found, ComfyHost(model, clip, vae), model, preview[0].samples, strengths)
         page = compose(table.cells, table.rows, table.columns, labels)
-        return io.NodeOutput(torch.from_numpy(np.asarray(page, dtype=np.float32) / 255)[None])
+        return io.NodeOutput(to_tensor(page)[None])
 
 
 def _drawn(job: Job, host: ComfyHost, model: Any, samples: Sequence[Sample], strengths: list[float]) -> Table:
     """Raises ValueError without a LoRA that fits, and what ComfyUI knows as its stop button."""
-    TURNS.begin()
+    EVERYBODY.turns.begin()
     lora = job.lora("last")
     if lora is None:
         raise ValueError(f"Job {job.id} has no LoRA yet ({job.state}). Queue again after its first step.")

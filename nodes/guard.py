@@ -20,7 +20,7 @@ LARGEST_BODY = 64 * 1024
 """Bytes."""
 
 
-class Refusal(Exception):
+class HttpError(Exception):
     """The answer to a request that cannot be served: an HTTP status and a sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -29,13 +29,13 @@ class Refusal(Exception):
 
 
 def answered(handler: Callable[[web.Request], Awaitable[Any]]) -> Callable[[web.Request], Awaitable[Any]]:
-    """A handler that gives plain values or raises Refusal, Refused or OSError → one that gives responses."""
+    """A handler that gives plain values or raises HttpError, Refused or OSError → one that gives responses."""
 
     @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             found = await handler(request)
-        except Refusal as err:
+        except HttpError as err:
             return _no(err.status, err.sentence)
         except Refused as err:
             return _no(409, str(err))
@@ -52,13 +52,13 @@ def _no(status: int, sentence: str) -> web.Response:
 
 
 def refuse_foreign(request: web.Request) -> None:
-    """Raises Refusal (403) for a request that a browser sends for another site's page.
+    """Raises HttpError (403) for a request that a browser sends for another site's page.
 
     ComfyUI's own check looks only at what is marked cross-site, or sent to a loopback address."""
     allowed, host = allowed_origin(), request.headers.get("Host", "").lower()
     for origin in request.headers.getall("Origin", []):
         if allowed not in ("*", origin) and origin.lower().partition("://")[2] != host:
-            raise Refusal(403, f"A page of '{shown(origin)}' may not change jobs on '{shown(host)}'. Open ComfyUI "
+            raise HttpError(403, f"A page of '{shown(origin)}' may not change jobs on '{shown(host)}'. Open ComfyUI "
                                "under its own address, or start it with --enable-cors-header.")
 
 
@@ -80,17 +80,17 @@ class Field:
 
 
 async def read_body(request: web.Request, fields: dict[str, Field]) -> dict[str, Any]:
-    """The request's JSON object; nothing at all counts as an empty one. Raises Refusal (413 or 400)."""
+    """The request's JSON object; nothing at all counts as an empty one. Raises HttpError (413 or 400)."""
     body = _object(await _bytes(request))
     takes = ", ".join(fields) or "none"
     for name in body:
         if name not in fields:
-            raise Refusal(400, f"There is no key '{shown(name)}' for this action. It takes: {takes}.")
+            raise HttpError(400, f"There is no key '{shown(name)}' for this action. It takes: {takes}.")
     for name, field in fields.items():
         if name not in body and field.required:
-            raise Refusal(400, f"{name} is missing. Give {field.means}.")
+            raise HttpError(400, f"{name} is missing. Give {field.means}.")
         if name in body and not field.fits(body[name]):
-            raise Refusal(400, f"{name} must be {field.means}, got {shown(json.dumps(body[name]))}.")
+            raise HttpError(400, f"{name} must be {field.means}, got {shown(json.dumps(body[name]))}.")
     return body
 
 
@@ -101,10 +101,10 @@ async def _bytes(request: web.Request) -> bytes:
         async for chunk in request.content.iter_chunked(8192):
             found += chunk
             if len(found) > LARGEST_BODY:
-                raise Refusal(413, f"The body is larger than {LARGEST_BODY} bytes, the most that an action takes. Send "
-                                   "less.")
+                raise HttpError(413, f"The body is larger than {LARGEST_BODY} bytes, the most that an action takes. "
+                                     "Send less.")
     except (web.RequestPayloadError, web.HTTPException) as err:
-        raise Refusal(400, f"The body cannot be read ({shown(str(err))}). Send JSON, as it is or with the "
+        raise HttpError(400, f"The body cannot be read ({shown(str(err))}). Send JSON, as it is or with the "
                            "Content-Encoding that you name.") from err
     return bytes(found)
 
@@ -113,10 +113,10 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body, parse_constant=_no_number) if body.strip() else {}
     except (ValueError, RecursionError) as err:
-        raise Refusal(400, f"The body is not JSON ({type(err).__name__}: {shown(str(err))}). Send an object such as "
+        raise HttpError(400, f"The body is not JSON ({type(err).__name__}: {shown(str(err))}). Send an object such as "
                            '{"steps": 100}.') from err
     if not isinstance(found, dict):
-        raise Refusal(400, f"The body must be an object such as {{\"steps\": 100}}, got {shown(json.dumps(found))}.")
+        raise HttpError(400, f"The body must be an object such as {{\"steps\": 100}}, got {shown(json.dumps(found))}.")
     return found
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer.comfy.paths import own_folder
 from ..trainer.jobs.job import Job
 from ..trainer.jobs.states import Refused
-from .jobs import DEFAULT, jobs_of_prompt
+from .jobs import EVERYBODY
 
 NEWEST = "newest"
 
 
 def job_input() -> io.Input:
     """A choice among "newest" and every job, newest first."""
-    # Folders, not Jobs: ComfyUI asks for this when it starts, and jobs read their metrics.
-    found = sorted((path.parent.name for path in own_folder(DEFAULT).glob("jobs/*/job.json")), reverse=True)
-    return io.Combo.Input("job", options=[NEWEST, *found], default=NEWEST, tooltip=(
+    return io.Combo.Input("job", options=[NEWEST, *EVERYBODY.names()], default=NEWEST, tooltip=(
         "Which training. newest: the one that was started last. Choose one to stay with it."))
 
 
@@ -32,9 +29,9 @@ def check_job(name: str | None) -> bool | str:
 
 
 def chosen(name: str) -> Job:
-    """The job that was asked for. Raises ValueError if there is none, Refused as `jobs_of_prompt` does."""
-    jobs = jobs_of_prompt()
-    job = jobs.newest() if name == NEWEST else jobs.get(name)
+    """The job that was asked for. Raises ValueError if there is none, Refused as `Everybody.book_of` does."""
+    book = EVERYBODY.book_of_prompt()
+    job = book.newest() if name == NEWEST else book.get(name)
     if job is None and name == NEWEST:
         raise ValueError("There is no training job yet. Queue a workflow with LoRA Train first.")
     if job is None:

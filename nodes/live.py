@@ -10,9 +10,9 @@ from ..trainer.comfy.host import with_lora
 from ..trainer.jobs.folder import Which
 from ..trainer.jobs.job import Job
 from ..trainer.lora.file import Lora
-from ..trainer.lora.fits import check_fits
+from ..trainer.lora.tensors import check_fits
 from .job_input import check_job, chosen, job_input
-from .jobs import TURNS
+from .jobs import EVERYBODY
 from .types import CATEGORY
 
 
@@ -63,7 +63,7 @@ class Live(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, job, which, strength) -> io.NodeOutput:
-        TURNS.begin()
+        EVERYBODY.turns.begin()
         found, wanted = chosen(job), _wanted(which)
         lora = found.lora(wanted)
         if lora is None and wanted not in ("last", "best"):
@@ -86,7 +86,7 @@ def _info(job: Job, wanted: Which | int, lora: Lora | None) -> str:
     if lora is None:
         return f"{job.id}: no LoRA yet ({job.state}), the model is as it was"
     info = f"{job.id}: step {lora.metadata['ss_steps']} of {job.config.total_steps}"
-    if wanted == "best" and job.record.held_out.best is None:
+    if wanted == "best" and job.history.held_out.best is None:
         info += ", the newest: without held-out images there is no best one"
     return info
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..trainer.comfy.families import FAMILIES, names
 from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.lora import merge
@@ -18,7 +19,7 @@ class MergeLoras(io.ComfyNode):
             node_id="LiveLoraMerge",
             display_name="LoRA Merge and Resize",
             category=CATEGORY,
-            description="Adds two LoRAs of FLUX.1 up into one, cuts a LoRA to a lower rank, or both, and tells how "
+            description=f"Adds two LoRAs of {names()} up into one, cuts a LoRA to a lower rank, or both, and tells how "
                         "much of it was kept. The model itself is not needed.",
             search_aliases=["merge loras", "combine loras", "resize lora", "lora rank", "svd"],
             is_output_node=True,
@@ -48,7 +49,7 @@ class MergeLoras(io.ComfyNode):
         linked."""
         try:
             if lora_b not in (None, "none"):
-                merge.read(lora_path(lora_b), 1.0, lora_b)
+                merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES)
         except (ValueError, OSError) as err:
             return str(err)
         return True
@@ -62,10 +63,10 @@ class MergeLoras(io.ComfyNode):
     def execute(cls, lora_a, strength_a, lora_b, strength_b, rank) -> io.NodeOutput:
         files = [(name, strength) for name, strength in ((lora_a, strength_a), (lora_b, strength_b))
                  if name != "none" and strength]
-        parts = [merge.read(lora_path(name), strength, name) for name, strength in files]
+        parts = [merge.read(lora_path(name), strength, name, FAMILIES) for name, strength in files]
         lora, changes = merge.merge(parts, rank, show_progress)
         report = merge.report(changes)
-        return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes)), report, ui={"text": (report,)})
+        return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes, FAMILIES)), report, ui={"text": (report,)})
 
 
 def _strength(name: str) -> io.Input:

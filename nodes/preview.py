@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..trainer.comfy.families import USUAL
 from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
 from ..trainer.model.host import SampleSettings
 from ..trainer.samples import prompts as samples
@@ -35,9 +36,9 @@ class SamplePreview(io.ComfyNode):
                     "The same seed in every round, so that only the LoRA changes.")),
                 io.Int.Input("sampler_steps", default=20, min=1, max=200, advanced=True, tooltip="As in KSampler."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
-                    "Classifier-free guidance. 1 for FLUX.1-dev and schnell, which are distilled.")),
+                    f"Classifier-free guidance. 1 for distilled models such as {USUAL.name}.")),
                 io.Float.Input("guidance", default=3.5, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
-                    "FLUX.1-dev's distilled guidance, as in Flux Guidance.")),
+                    "The guidance input of a distilled model, if it has one.")),
                 io.String.Input("negative", default="", advanced=True, tooltip=(
                     "Negative prompt. It matters only if cfg is not 1.")),
                 io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", advanced=True,

@@ -11,7 +11,7 @@ from ..trainer.jobs.job import Job
 from ..trainer.jobs.states import Refused
 from ..trainer.jobs.workflow import Graph
 from ..trainer.recipe.config import TrainConfig
-from .jobs import remember_user
+from .jobs import EVERYBODY
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -83,9 +83,9 @@ async def _queue(sender: Sender, graph: Graph, about: dict[str, Any], job: Job |
     """In the background, whatever the workflow says: nobody waits for the outputs of other nodes. `job` then waits for
     this prompt."""
     ready = await validate(sender.server, graph.changed({"mode": "background"}).prompt, graph.node)
-    remember_user(ready.id, sender.user)
+    EVERYBODY.remember(ready.id, sender.user)
     if job:
-        job.awaited = ready.id
+        job.await_prompt(ready.id)
     client = {} if sender.client_id is None else {"client_id": sender.client_id}
     put(sender.server, ready, {"extra_pnginfo": about, **client})
     return ready.id

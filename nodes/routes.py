@@ -14,17 +14,15 @@ from server import PromptServer
 
 from ..trainer.comfy.flags import many_users
 from ..trainer.comfy.prompt_queue import is_queued, tasks
-from ..trainer.jobs.book import Jobs
+from ..trainer.jobs.book import Book
 from ..trainer.jobs.job import Job
+from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.states import ACTIVE, COMING
-from ..trainer.recipe.choices import Sharing
-from .guard import Field, Refusal, answered, read_body, refuse_foreign, shown
-from .jobs import LEASE, LISTENERS, jobs_of, remember_user
+from .guard import Field, HttpError, answered, read_body, refuse_foreign, shown
+from .jobs import EVERYBODY
 from .requeue import Sender, duplicate, requeue
 from .users import RequestUsers
 
-ROUTES = PromptServer.instance.routes
-ASKING = RequestUsers(PromptServer.instance, remember_user)
 JOBS, JOB = "/livelora/jobs", "/livelora/jobs/{job:[^/]+}"
 """Where they are; by its own rule aiohttp would not match a name with braces."""
 MOST_LINES = 10000
@@ -33,75 +31,94 @@ MOST_STEPS = 100000
 """As extra_steps of LoRA Train."""
 
 
-# Events
+def install() -> None:
+    """Adds the routes to ComfyUI's server and begins to tell browsers of jobs. Called once, before the server runs."""
+    server = PromptServer.instance
+    users = RequestUsers(server, EVERYBODY.remember)
+    if many_users():
+        users.watch(server)
+    face = Face(users)
+    for method, path, handler in (
+            ("GET", JOBS, face.list_jobs),
+            ("GET", JOB, face.get_job),
+            ("GET", JOB + "/metrics", face.get_metrics),
+            ("GET", JOB + "/samples/{name:[^/]+}", face.get_sample),
+            ("GET", JOBS + "/{rest:(?s:.*)}", face.get_nothing),
+            ("POST", JOB + "/{action:[^/]+}", face.act)):
+        server.routes.route(method, path)(answered(handler))
+    EVERYBODY.install(_send, lambda: tasks(server) > 0, users.current)
 
 
-def announce(job: Job, train_node: str, preview_node: str | None) -> None:
+def announce(book: Book, job: Job, train_node: str, preview_node: str | None) -> None:
     """Tells the browser that queued the workflow which job its nodes show."""
     server = PromptServer.instance
     if server.client_id is None:  # queued by a program; ComfyUI would send it to all browsers
         return
     nodes = {"train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
-    server.send_sync("livelora.job", {**job.status(), **nodes}, server.client_id)
+    server.send_sync("livelora.job", {**book.status(job), **nodes}, server.client_id)
 
 
-def _send(event: str, facts: dict) -> None:
+def _send(event: str, facts: dict[str, Any]) -> None:
     PromptServer.instance.send_sync(f"livelora.{event}", facts)
 
 
-LISTENERS.append(_send)
-LEASE.prompts_queued = lambda: tasks(PromptServer.instance) > 0
-if many_users():
-    ASKING.watch(PromptServer.instance)
+class Face:
+    """What is answered. Each handler gives plain values, or raises what `answered` turns into an answer."""
 
+    def __init__(self, users: RequestUsers) -> None:
+        self._users = users
 
-# Looking
+    async def list_jobs(self, request: web.Request) -> list[dict[str, Any]]:
+        """Every job, oldest first."""
+        book = EVERYBODY.book_of(self._users.of(request))
+        return await asyncio.to_thread(lambda: [book.status(job) for job in book.all()])
 
+    async def get_job(self, request: web.Request) -> dict[str, Any]:
+        """One job: its state, its losses, its samples."""
+        book, job = await self._find(request)
+        return await asyncio.to_thread(book.details, job)
 
-@ROUTES.get(JOBS)
-@answered
-async def list_jobs(request: web.Request) -> list[dict[str, Any]]:
-    """Every job, oldest first."""
-    jobs = jobs_of(ASKING.of(request))
-    return await asyncio.to_thread(lambda: [job.status() for job in jobs.all()])
+    async def get_metrics(self, request: web.Request) -> dict[str, Any]:
+        """What was recorded after a step."""
+        since, most = _whole(request, "since", -1, -1), _whole(request, "most", MOST_LINES, 1)
+        if most > MOST_LINES:
+            raise HttpError(400, f"most must be from 1 to {MOST_LINES}, got {most}.")
+        _, job = await self._find(request)
+        return await asyncio.to_thread(_metrics, job, since, most)
 
+    async def get_sample(self, request: web.Request) -> web.StreamResponse:
+        """A preview picture, by the name that the job listed."""
+        _, job = await self._find(request)
+        name = request.match_info["name"]
+        path = await asyncio.to_thread(job.folder.sample_path, name)
+        if path is None:
+            raise HttpError(404, f"Job {job.id} has no sample '{shown(name)}'. Its details list them all.")
+        return web.FileResponse(path)
 
-@ROUTES.get(JOB)
-@answered
-async def get_job(request: web.Request) -> dict[str, Any]:
-    """One job: its state, its losses, its samples."""
-    _, job = await _find(request)
-    return await asyncio.to_thread(job.details)
+    async def get_nothing(self, request: web.Request) -> None:
+        """Every other address of ours, before ComfyUI looks for a file of its page: a name too long fails there."""
+        raise HttpError(404, f"There is nothing to read at '{shown(request.path)}'. docs/api.md lists what there is.")
 
+    async def act(self, request: web.Request) -> dict[str, Any]:
+        """Changes a job."""
+        refuse_foreign(request)
+        book, job = await self._find(request)
+        name = request.match_info["action"]
+        if name not in HANDLERS:
+            raise HttpError(404, f"There is no action '{shown(name)}'. Actions: {', '.join(HANDLERS)}.")
+        handler, fields = HANDLERS[name]
+        return await handler(Call(book, job, self._users.of(request), await read_body(request, fields)))
 
-@ROUTES.get(JOB + "/metrics")
-@answered
-async def get_metrics(request: web.Request) -> dict[str, Any]:
-    """What was recorded after a step."""
-    since, most = _whole(request, "since", -1, -1), _whole(request, "most", MOST_LINES, 1)
-    if most > MOST_LINES:
-        raise Refusal(400, f"most must be from 1 to {MOST_LINES}, got {most}.")
-    _, job = await _find(request)
-    return await asyncio.to_thread(_metrics, job, since, most)
-
-
-@ROUTES.get(JOB + "/samples/{name:[^/]+}")
-@answered
-async def get_sample(request: web.Request) -> web.StreamResponse:
-    """A preview picture, by the name that the job listed."""
-    _, job = await _find(request)
-    name = request.match_info["name"]
-    path = await asyncio.to_thread(job.folder.sample_path, name)
-    if path is None:
-        raise Refusal(404, f"Job {job.id} has no sample '{shown(name)}'. Its details list them all.")
-    return web.FileResponse(path)
-
-
-@ROUTES.get(JOBS + "/{rest:(?s:.*)}")
-@answered
-async def get_nothing(request: web.Request) -> None:
-    """Every other address of ours, before ComfyUI looks for a file of its page: a name too long fails there."""
-    raise Refusal(404, f"There is nothing to read at '{shown(request.path)}'. docs/api.md lists what there is.")
+    async def _find(self, request: web.Request) -> tuple[Book, Job]:
+        """The user's jobs, and the one that the address names."""
+        book, name = EVERYBODY.book_of(self._users.of(request)), request.match_info["job"]
+        job = await asyncio.to_thread(book.get, name)
+        if job is None:
+            raise HttpError(404, f"There is no job '{shown(name)}'. GET /livelora/jobs lists them all.")
+        lost = job.awaited
+        if lost not in ("", COMING) and not is_queued(PromptServer.instance, lost):
+            await asyncio.to_thread(job.not_coming, "", lost)  # its prompt was taken off ComfyUI's queue
+        return book, job
 
 
 def _metrics(job: Job, since: int, most: int) -> dict[str, Any]:
@@ -120,28 +137,15 @@ def _whole(request: web.Request, name: str, default: int, low: int) -> int:
     """A number from the query."""
     text = request.query.get(name, str(default))
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < low:
-        raise Refusal(400, f"{name} must be a whole number of at least {low}, got '{shown(text)}'.")
+        raise HttpError(400, f"{name} must be a whole number of at least {low}, got '{shown(text)}'.")
     return int(text)
-
-
-async def _find(request: web.Request) -> tuple[Jobs, Job]:
-    """The user's jobs, and the one that the address names."""
-    jobs, name = jobs_of(ASKING.of(request)), request.match_info["job"]
-    job = await asyncio.to_thread(jobs.get, name)
-    if job is None:
-        raise Refusal(404, f"There is no job '{shown(name)}'. GET /livelora/jobs lists them all.")
-    await _forget_lost_prompt(job)
-    return jobs, job
-
-
-# Acting
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """An action that somebody wants of a job."""
 
-    jobs: Jobs
+    book: Book
     job: Job
     user: str
     body: dict[str, Any]
@@ -153,10 +157,10 @@ class Call:
 
     async def status(self) -> dict[str, Any]:
         """The usual answer."""
-        return await asyncio.to_thread(self.job.status)
+        return await asyncio.to_thread(self.book.status, self.job)
 
 
-Act = Callable[[Call], Awaitable[dict[str, Any]]]
+Handler = Callable[[Call], Awaitable[dict[str, Any]]]
 CLIENT = Field(str, "text: the id of a browser's websocket", required=False)
 STEPS = Field(int, f"a whole number from 1 to {MOST_STEPS}", 1, MOST_STEPS)
 POSITION = Field(int, "a whole number from 0, the front of the queue, to 100000", 0, 100000)
@@ -164,44 +168,30 @@ POLICY = Field(str, f"one of {', '.join(get_args(Sharing))}")
 CHANGES = Field(dict, "an object: recipe fields and their new values")
 
 
-def _plain(name: str) -> Act:
-    """An action that the job does by itself."""
-    async def do(call: Call) -> dict[str, Any]:
-        await asyncio.to_thread(getattr(call.job, name))
+def _plain(do: Callable[[Book, Job], None]) -> Handler:
+    """An action without anything to be said about it."""
+    async def handle(call: Call) -> dict[str, Any]:
+        await asyncio.to_thread(do, call.book, call.job)
         return await call.status()
 
-    return do
+    return handle
 
 
 async def _resume(call: Call) -> dict[str, Any]:
-    applied = await asyncio.to_thread(call.jobs.resume, call.job)
+    applied = await asyncio.to_thread(call.book.resume, call.job)
     return await _go_on(call, applied, {})
 
 
 async def _extend(call: Call) -> dict[str, Any]:
     steps = call.job.config.extra_steps + call.body["steps"]
     if steps > MOST_STEPS:
-        raise Refusal(400, f"A job can be extended by {MOST_STEPS} steps in all, got {steps}. Start a new one.")
+        raise HttpError(400, f"A job can be extended by {MOST_STEPS} steps in all, got {steps}. Start a new one.")
     try:
-        applied = await asyncio.to_thread(call.jobs.extend, call.job, call.body["steps"])
+        applied = await asyncio.to_thread(call.book.extend, call.job, call.body["steps"])
     except ValueError as err:
-        raise Refusal(400, str(err)) from err
+        raise HttpError(400, str(err)) from err
     # Another extension may have come in between; from here on it would be refused.
     return await _go_on(call, applied, {"extra_steps": call.job.config.extra_steps + call.body["steps"]})
-
-
-async def _forget_lost_prompt(job: Job) -> None:
-    """A job whose prompt was taken off ComfyUI's queue waits for nothing."""
-    lost = job.awaited
-    if lost in ("", COMING) or is_queued(PromptServer.instance, lost):
-        return
-
-    def forget() -> None:
-        with job.lock:
-            if job.awaited == lost:  # else somebody else has noticed, and queued it again
-                job.not_coming("")
-
-    await asyncio.to_thread(forget)
 
 
 async def _go_on(call: Call, applied: bool, changes: dict[str, Any]) -> dict[str, Any]:
@@ -215,24 +205,24 @@ async def _go_on(call: Call, applied: bool, changes: dict[str, Any]) -> dict[str
         await asyncio.to_thread(call.job.not_coming, message)
         if not isinstance(err, ValueError):
             raise
-        raise Refusal(409, message) from err
+        raise HttpError(409, message) from err
     return {**await call.status(), "prompt_id": prompt_id}
 
 
 async def _move(call: Call) -> dict[str, Any]:
-    await asyncio.to_thread(call.jobs.move, call.job, call.body["position"])
+    await asyncio.to_thread(call.book.move, call.job, call.body["position"])
     return await call.status()
 
 
 async def _share(call: Call) -> dict[str, Any]:
     if call.body["policy"] not in get_args(Sharing):
-        raise Refusal(400, f"policy must be {POLICY.means}, got '{shown(call.body['policy'])}'.")
+        raise HttpError(400, f"policy must be {POLICY.means}, got '{shown(call.body['policy'])}'.")
     await asyncio.to_thread(call.job.share, call.body["policy"])
     return await call.status()
 
 
 async def _delete(call: Call) -> dict[str, Any]:
-    await asyncio.to_thread(call.jobs.delete, call.job)
+    await asyncio.to_thread(call.book.delete, call.job)
     return {"deleted": call.job.id}
 
 
@@ -240,11 +230,15 @@ async def _duplicate(call: Call) -> dict[str, Any]:
     try:
         return {"prompt_id": await duplicate(call.sender, call.job, call.body["changes"])}
     except ValueError as err:
-        raise Refusal(400, str(err)) from err
+        raise HttpError(400, str(err)) from err
 
 
-ACTIONS: dict[str, tuple[Act, dict[str, Field]]] = {
-    **{name: (_plain(name), {}) for name in ("pause", "stop", "discard", "save", "sample")},
+HANDLERS: dict[str, tuple[Handler, dict[str, Field]]] = {
+    "pause": (_plain(Book.pause), {}),
+    "stop": (_plain(Book.stop), {}),
+    "discard": (_plain(Book.discard), {}),
+    "save": (_plain(lambda book, job: job.ask("save")), {}),
+    "sample": (_plain(lambda book, job: job.ask("sample")), {}),
     "resume": (_resume, {"client_id": CLIENT}),
     "extend": (_extend, {"steps": STEPS, "client_id": CLIENT}),
     "move": (_move, {"position": POSITION}),
@@ -253,16 +247,3 @@ ACTIONS: dict[str, tuple[Act, dict[str, Field]]] = {
     "duplicate": (_duplicate, {"changes": CHANGES, "client_id": CLIENT}),
 }
 """What a POST may ask for, and with which keys."""
-
-
-@ROUTES.post(JOB + "/{action:[^/]+}")
-@answered
-async def act(request: web.Request) -> dict[str, Any]:
-    """Changes a job. Raises what `answered` turns into an answer."""
-    refuse_foreign(request)
-    jobs, job = await _find(request)
-    name = request.match_info["action"]
-    if name not in ACTIONS:
-        raise Refusal(404, f"There is no action '{shown(name)}'. Actions: {', '.join(ACTIONS)}.")
-    action, fields = ACTIONS[name]
-    return await action(Call(jobs, job, ASKING.of(request), await read_body(request, fields)))

@@ -6,8 +6,9 @@ import json
 
 from comfy_api.latest import io
 
+from ..trainer.comfy.families import FAMILIES
 from ..trainer.comfy.paths import loras_folder
-from ..trainer.lora import file as export
+from ..trainer.lora.file import FILE_DTYPES, check_name, save
 from ..trainer.lora.formats import FORMATS, Format
 from .types import CATEGORY, LoraModel
 
@@ -28,7 +29,7 @@ class SaveLora(io.ComfyNode):
                 LoraModel.Input("lora", tooltip="From LoRA Train, or LoRA Merge and Resize."),
                 io.String.Input("name", default="my_lora", tooltip=(
                     "The file's name, without folder and without .safetensors.")),
-                io.Combo.Input("dtype", options=list(export.DTYPES), default="fp16", advanced=True, tooltip=(
+                io.Combo.Input("dtype", options=list(FILE_DTYPES), default="fp16", advanced=True, tooltip=(
                     "Numbers in the file. fp16 is half the size of fp32 and looks the same; bf16 is coarser but what "
                     "some other programs want.")),
                 io.Combo.Input("format", options=list(FORMATS), default="ComfyUI", optional=True, advanced=True,
@@ -51,14 +52,15 @@ class SaveLora(io.ComfyNode):
         """A name that cannot be a file's is refused before anything runs."""
         try:
             if name is not None:
-                export.check_name(name)
+                check_name(name)
         except ValueError as err:
             return str(err)
         return True
 
     @classmethod
     def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:
-        path = export.save(lora, loras_folder(), name, dtype, format, cls._graph() if embed_workflow else None)
+        graph = cls._graph() if embed_workflow else None
+        path = save(lora, loras_folder(), name, dtype, FAMILIES, format, graph)
         return io.NodeOutput(path.name, str(path), ui={"text": (f"Saved {path.name}",)})
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..trainer.comfy.families import FAMILIES, USUAL, names
 from ..trainer.comfy.host import ComfyHost, with_lora
 from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.turns import nothing_yet, wait
@@ -13,32 +14,16 @@ from ..trainer.data.cache import Cache
 from ..trainer.disk.packages import check_all
 from ..trainer.jobs.folder import Which
 from ..trainer.jobs.job import Job
+from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.workflow import Graph
-from ..trainer.lora import file as export
-from ..trainer.lora import formats
-from ..trainer.recipe import choices
-from ..trainer.recipe.config import PRESETS, Preset, TrainConfig
+from ..trainer.lora.file import load
+from ..trainer.lora.formats import read
+from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.optim import packages_for
 from ..trainer.training.task import Task
-from . import routes
-from .jobs import LEASE, TURNS, jobs_of_prompt, scratch
-from .recipe import rare
+from . import recipe, routes
+from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset, LoraModel, LoraPreview, LossMap
-
-
-def _everyday(preset: Preset) -> list[io.Input]:
-    """The inputs of a preset, filled in by it."""
-    return [
-        io.Int.Input("steps", default=preset.steps, min=1, max=100000, tooltip=(
-            "Optimizer steps. More learn more, then overfit: watch the previews, and the held-out loss if you give a "
-            "validation set.")),
-        io.Int.Input("rank", default=preset.rank, min=1, max=512, tooltip=(
-            "How much the LoRA can hold. Characters need 16, styles 24 to 32, broad concepts up to 64; more makes a "
-            "bigger file that overfits sooner.")),
-        io.Float.Input("learning_rate", default=preset.learning_rate, min=-1, max=1, step=1e-6, round=False, tooltip=(
-            "How far each step goes. 0.0001 suits FLUX.1. Halve it if the pictures burn or break, double it if nothing "
-            "is learned after some hundred steps.")),
-    ]
 
 
 class Train(io.ComfyNode):
@@ -50,19 +35,17 @@ class Train(io.ComfyNode):
             category=CATEGORY,
             description="Trains a LoRA on the model that is wired in, without a second copy of it. The job goes on "
                         "where it stopped if the workflow is queued again, also after a crash.",
-            search_aliases=["train lora", "fine-tune", "dreambooth", "flux lora"],
+            search_aliases=["train lora", "fine-tune", "dreambooth", *(f"{family.name} lora" for family in FAMILIES)],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The FLUX.1 model to train on. It stays as it is, always."),
+                io.Model.Input("model", tooltip=f"The {names()} model to train on. It stays as it is, always."),
                 io.Clip.Input("clip", tooltip="The model's text encoders, for the captions."),
                 io.Vae.Input("vae", tooltip="The model's VAE, for the images."),
                 LoraDataset.Input("dataset", tooltip="From LoRA Dataset Loader or LoRA Captioner."),
                 io.DynamicCombo.Input("preset", options=[
-                    io.DynamicCombo.Option(name, _everyday(preset)) for name, preset in PRESETS.items()
+                    io.DynamicCombo.Option(name, recipe.everyday(preset)) for name, preset in USUAL.presets.items()
                 ], tooltip="What you want to teach. It fills in the three values below; change them as you like."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
-                    "Decides everything that is random. The same seed trains the same LoRA; another one is another "
-                    "job.")),
+                recipe.seed(),
                 io.Combo.Input("mode", options=["wait", "background"], tooltip=(
                     "wait: the graph goes on when training is over. background: the node returns at once with the LoRA "
                     "as it is; other prompts run between steps, and queueing this workflow again gives the newest "
@@ -80,12 +63,13 @@ class Train(io.ComfyNode):
                 io.Combo.Input("start_from", options=["none", *lora_names()], optional=True, advanced=True, tooltip=(
                     "A LoRA file to go on from, yours or someone else's, in any of the usual formats. It brings its "
                     "own ranks and layers.")),
-                *rare(),
-                io.Combo.Input("sharing", options=list(get_args(choices.Sharing)), optional=True, advanced=True,
+                *recipe.rare(newer=False),
+                io.Combo.Input("sharing", options=list(get_args(Sharing)), optional=True, advanced=True,
                                tooltip=(
                     "Who goes first while this trains and prompts are queued. prompts first: training waits until the "
                     "queue is empty. fair share: it gets as much time as each prompt took. training first: prompts "
                     "wait until it is done or paused.")),
+                *recipe.rare(newer=True),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="The model with the LoRA at strength 1."),
@@ -103,42 +87,44 @@ class Train(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, mode, **_) -> float | int:
         """In the background there is always something new. A finished LoRA stays what it is; one cut short does not."""
-        return float("nan") if mode != "wait" else jobs_of_prompt().cut_short
+        return float("nan") if mode != "wait" else EVERYBODY.book_of_prompt().cut_short
 
     @classmethod
     def execute(cls, model, clip, vae, dataset, preset, seed, mode, preview=None, validation=None, regularization=None,
-                result: Which = "last", start_from="none", sharing: choices.Sharing = "prompts first",
-                **recipe) -> io.NodeOutput:
+                result: Which = "last", start_from="none", sharing: Sharing = "prompts first",
+                **rare) -> io.NodeOutput:
         everyday = {name: value for name, value in preset.items() if name != "preset"}
-        config = TrainConfig(seed=seed, **everyday, **recipe)
+        config = TrainConfig(seed=seed, **everyday, **rare)
         check_all(packages_for(config))
         pictures, preview_node = preview or (None, None)
-        start = None if start_from == "none" else formats.read(export.load(lora_path(start_from)))
-        task = Task(ComfyHost(model, clip, vae), config, dataset, validation, pictures, regularization, start,
-                    Cache(scratch() / "encoded"))
+        start = None if start_from == "none" else read(load(lora_path(start_from)), FAMILIES)
+        task = Task.of(ComfyHost(model, clip, vae), config, dataset, validation=validation, preview=pictures,
+                       regularization=regularization, start=start, cache=Cache(EVERYBODY.scratch() / "encoded"))
         if result == "best" and not task.validation:
             raise ValueError("result is 'best', but there are no held-out images to tell which LoRA that is. Set "
                              "held_out to 0.1, or wire in a validation dataset, or set result to 'last'.")
-        TURNS.begin()
+        EVERYBODY.turns.begin()
         about = cls.hidden.extra_pnginfo or {}
         graph = Graph.of(cls.hidden.prompt, cls.hidden.unique_id, about.get("workflow"))
-        job = jobs_of_prompt().submit(task, graph, sharing, expected=about.get("livelora_job", ""))
-        routes.announce(job, train_node=cls.hidden.unique_id, preview_node=preview_node)
+        book = EVERYBODY.book_of_prompt()
+        job = book.submit(task, graph, sharing, expected=about.get("livelora_job", ""))
+        routes.announce(book, job, train_node=cls.hidden.unique_id, preview_node=preview_node)
         if mode == "wait":
-            wait(job, LEASE, cls.hidden.unique_id)
+            wait(job, book, EVERYBODY.lease, cls.hidden.unique_id)
         if job.state == "failed":
-            raise RuntimeError(f"LoRA training failed at step {job.record.step}. {job.message}\nWhat was learned until "
-                               f"the last saved state is kept in {job.folder.path}; queue again to go on from there.")
+            raise RuntimeError(f"LoRA training failed at step {job.history.step}. {job.message}\nWhat was learned "
+                               f"until the last saved state is kept in {job.folder.path}; queue again to go on from "
+                               "there.")
         return cls._outputs(model, job, result)
 
     @classmethod
     def _outputs(cls, model, job: Job, result: Which) -> io.NodeOutput:
         """The newest or the best LoRA. Before the first step there is none: what depends on it is passed over."""
         lora = job.lora(result)
-        record = job.record
-        losses = {"loss": list(record.losses)} if len(record.losses) > 1 else nothing_yet()  # a graph needs two points
-        status = job.status()
-        shown = {"text": (status["message"] or f"{status['state']}: step {status['step']} of {status['steps']}",)}
+        found = list(job.history.losses)
+        losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points
+        told = job.message or f"{job.state}: step {job.history.step} of {job.config.total_steps}"
+        shown = {"text": (told,)}
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         return io.NodeOutput(with_lora(model, lora), lora, losses, job.id, ui=shown)

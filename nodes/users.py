@@ -9,15 +9,16 @@ from typing import Any
 
 from aiohttp import web
 
-from .guard import Refusal
+from .guard import HttpError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PROMPT_ROUTES = ("/prompt", "/api/prompt")
+NODE_LISTS = ("/object_info", "/api/object_info")
 
 
 class RequestUsers:
     """Knows the user of a request, and of a prompt that was queued by one. ComfyUI itself does not tell a node who
-    queued it."""
+    queued it, or who asks for the list of nodes."""
 
     def __init__(self, server: Any, remember: Callable[[str, str], None]) -> None:
         """`remember` takes a prompt's id and its user."""
@@ -25,22 +26,27 @@ class RequestUsers:
         self._user: contextvars.ContextVar[str | None] = contextvars.ContextVar("livelora_user", default=None)
 
     def of(self, request: web.Request) -> str:
-        """The user's id, "default" where ComfyUI has no users. Raises Refusal (403) if there is no such user."""
+        """The user's id, "default" where ComfyUI has no users. Raises HttpError (403) if there is no such user."""
         try:
             return self._manager.get_request_user_id(request)
         except KeyError as err:
-            raise Refusal(403, "This ComfyUI has several users, and the header comfy-user names none of them (got "
+            raise HttpError(403, "This ComfyUI has several users, and the header comfy-user names none of them (got "
                                f"{request.headers.get('comfy-user')!r}). Send the id that POST /users gave.") from err
 
+    def current(self) -> str | None:
+        """The user whose request for the list of nodes, or with a prompt, is being answered in this context."""
+        return self._user.get()
+
     def watch(self, server: Any) -> None:
-        """From now on remembers who queues which prompt. Called before the server starts."""
+        """From now on knows who asks for nodes, and remembers who queues which prompt. Called before the server starts.
+        """
         server.app.middlewares.append(self._keep_user)
         server.add_on_prompt_handler(self._name_prompt)
 
     @web.middleware
     async def _keep_user(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """While a prompt is being queued, its user is known to what runs in this context."""
-        if request.method != "POST" or request.path not in PROMPT_ROUTES:
+        """While such a request is answered, its user is known to what runs in this context."""
+        if not (request.path in PROMPT_ROUTES if request.method == "POST" else request.path.startswith(NODE_LISTS)):
             return await handler(request)
         token = self._user.set(self._known(request))
         try:

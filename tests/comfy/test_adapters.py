@@ -11,6 +11,7 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
+from livelora.trainer.comfy.families.flux1 import FLUX1
 from livelora.trainer.comfy.host import ComfyHost, fetch, with_lora
 from livelora.trainer.lora.formats import adapter_kind
 from livelora.trainer.lora.inject import (
@@ -18,16 +19,15 @@ from livelora.trainer.lora.inject import (
     adapted,
     disabled,
     inject,
-    layout,
     load_weights,
-    param_groups,
     weights,
     without_dropout,
 )
-from livelora.trainer.lora.tensors import check_start, from_lora, layout_of, to_lora
+from livelora.trainer.lora.tensors import from_lora, layout_of, to_lora
 from livelora.trainer.model.checkpointing import isolate
 from livelora.trainer.model.view import build_view
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.targets import check_start, layout, param_groups
 from tiny_flux import CONFIG, batch, load_flux
 from torch import nn
 
@@ -110,7 +110,7 @@ def test_a_new_adapter_changes_nothing(bases, kind, dtype, base):
     config = recipe(kind)
     with torch.no_grad():
         plain = host.predict(view, latents, sigmas, texts, 1.0)
-        inject(view, config, layout(view, config))
+        inject(view, config, layout(view, config, FLUX1))
         changed = host.predict(view, latents, sigmas, texts, 1.0)
         with disabled(view):
             assert host.predict(view, latents, sigmas, texts, 1.0).equal(plain)
@@ -126,7 +126,7 @@ def test_comfyuis_loader_gives_what_the_view_gives(bases, kind, base):
     host, plain = bases(base)
     latents, _, sigmas, texts = batch(host, 1)
     view, config = host.view(torch.float32), recipe(kind)
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     scatter(view)
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
@@ -156,7 +156,7 @@ class One(nn.Module):
 def one_layer(base, kind, dtype):
     config = recipe(kind, target_regex="only", **({"block_ranks": ""} if kind == "ranks by block" else {}))
     view = build_view(One(base), fetch, torch.zeros(1))
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     view.to(dtype)
     scatter(view)
     x = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
@@ -227,9 +227,9 @@ def test_checkpointing_changes_no_gradient(host, kind):
     found = []
     for recompute in (False, True):
         view, config = host.view(torch.float32), recipe(kind, **drops)
-        params = inject(view, config, layout(view, config))
+        params = inject(view, config, layout(view, config, FLUX1))
         scatter(view)
-        isolate(host.blocks(view), recompute=recompute, random=True)
+        isolate(host.family.blocks(view), recompute=recompute, random=True)
         torch.manual_seed(5)
         loss = (host.predict(view, latents, sigmas, texts, 1.0) - noise).square().mean()
         loss.backward()
@@ -243,7 +243,7 @@ def test_checkpointing_changes_no_gradient(host, kind):
 def test_rank_dropout_keeps_the_mean_and_drops_for_each_image_anew():
     config = replace(CONFIG, rank=64, rank_dropout=0.25, target_regex="only")
     view = build_view(One("linear"), fetch, torch.zeros(1))
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     down = adapted(view)["only"].lora_A["default"](torch.ones(100, 2, 64))
     with without_dropout(view):
         whole = adapted(view)["only"].lora_A["default"](torch.ones(100, 2, 64))
@@ -259,7 +259,7 @@ def test_an_adapter_goes_on_from_its_file(host, kind):
     latents, _, sigmas, texts = batch(host, 1)
     config = recipe(kind)
     view = host.view(torch.float32)
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     scatter(view)
     lora = to_lora(view, config.adapter)
     assert adapter_kind(lora) == ("LoRA" if config.adapter == "rsLoRA" else config.adapter)
@@ -276,7 +276,7 @@ def test_an_adapter_goes_on_from_its_file(host, kind):
 
 def test_a_start_that_does_not_fit_is_refused_with_all_reasons(host):
     view = host.view(torch.float32)
-    inject(view, CONFIG, layout(view, CONFIG))
+    inject(view, CONFIG, layout(view, CONFIG, FLUX1))
     lora = {f"diffusion_model.double_blocks.9.img_mlp.0.{k}": v for k, v in
             {"lora_A.weight": torch.zeros(2, 3), "lora_B.weight": torch.zeros(4, 2)}.items()}
     with pytest.raises(ValueError) as caught:
@@ -289,7 +289,7 @@ def test_a_start_that_does_not_fit_is_refused_with_all_reasons(host):
 
 def test_rslora_has_a_scale_by_the_root_of_its_rank(host):
     view, config = host.view(torch.float32), replace(CONFIG, adapter="rsLoRA", rank=16, alpha=8.0)
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     assert {layer.scaling["default"] for layer in adapted(view).values()} == {2.0}  # 8 / √16
     assert to_lora(view, "rsLoRA")["diffusion_model.single_blocks.0.linear1.alpha"] == 32  # 32 / 16 = 2
 
@@ -298,13 +298,13 @@ def test_ranks_and_learning_rates_by_block(host):
     config = replace(CONFIG, rank=4, block_ranks="double: 2, single 1: 8, double 1: 0", alpha=0.0, learning_rate=1e-3,
                      block_learning_rates="single 0: 0.5, double: 2", lora_plus_ratio=16.0)
     view = host.view(torch.float32)
-    shape = layout(view, config)
+    shape = layout(view, config, FLUX1)
     assert {name.split(".")[0] + name.split(".")[1]: rank for name, rank in shape.ranks.items()} == {
         "double_blocks0": 2, "single_blocks0": 4, "single_blocks1": 8}
     assert set(shape.scales.values()) == {1.0}
     inject(view, config, shape)
     assert view.get_submodule("single_blocks.1.linear1").lora_A["default"].weight.shape[0] == 8
-    rates = {id(p): group["lr"] for group in param_groups(view, config) for p in group["params"]}
+    rates = {id(p): group["lr"] for group in param_groups(view, config, FLUX1) for p in group["params"]}
     for name, factor in (("double_blocks.0.img_mlp.0", 2.0), ("single_blocks.0.linear1", 0.5),
                          ("single_blocks.1.linear2", 1.0)):
         layer = view.get_submodule(name)
@@ -317,23 +317,23 @@ def test_lora_plus_groups_are_pefts(host):
     from peft.optimizers import create_loraplus_optimizer
 
     view, config = host.view(torch.float32), replace(CONFIG, lora_plus_ratio=16.0, learning_rate=1e-4)
-    inject(view, config, layout(view, config))
+    inject(view, config, layout(view, config, FLUX1))
     theirs = create_loraplus_optimizer(view, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=16.0)
     expected = {id(p): group["lr"] for group in theirs.param_groups for p in group["params"]}
-    assert {id(p): group["lr"] for group in param_groups(view, config) for p in group["params"]} == expected
+    assert {id(p): group["lr"] for group in param_groups(view, config, FLUX1) for p in group["params"]} == expected
 
 
 def test_targets_by_name_and_by_expression(host):
     view = host.view(torch.float32)
     blocks = {"all": 2 * 10 + 2 * 3, "attention and mlp": 2 * 8 + 2 * 2, "attention": 2 * 4 + 2 * 2}
     for target, count in blocks.items():
-        assert len(layout(view, replace(CONFIG, target_modules=target)).ranks) == count, target
-    assert set(layout(view, replace(CONFIG, target_regex=r"single_blocks\.1\..*")).ranks) == {
+        assert len(layout(view, replace(CONFIG, target_modules=target), FLUX1).ranks) == count, target
+    assert set(layout(view, replace(CONFIG, target_regex=r"single_blocks\.1\..*"), FLUX1).ranks) == {
         "single_blocks.1.linear1", "single_blocks.1.linear2", "single_blocks.1.modulation.lin"}
     with pytest.raises(ValueError, match=r"No layer of this model is trained: 'single_blocks.*of its \d+ Linears"):
-        layout(view, replace(CONFIG, target_modules="style"))  # this model has two single blocks
-    with pytest.raises(ValueError, match="OFT turns blocks of 7 outputs, which do not divide the 1536 of"):
-        layout(view, replace(CONFIG, adapter="OFT", rank=7))
+        layout(view, replace(CONFIG, target_modules="style"), FLUX1)  # this model has two single blocks
+    with pytest.raises(ValueError, match="img_mod.lin cannot have rank 7: OFT turns blocks of 7 .* not divide its 1536"):
+        layout(view, replace(CONFIG, adapter="OFT", rank=7), FLUX1)
 
 
 def test_layout_of_a_file_gives_a_scale_of_one_where_there_is_no_alpha():

@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from livelora.nodes.save import SaveLora
+from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.comfy.host import with_lora
 from livelora.trainer.lora import file as export
 from livelora.trainer.lora.formats import adapter_kind, ranks, read
@@ -63,7 +64,7 @@ def patched(patcher, lora) -> dict[str, torch.Tensor]:
 
 
 def file_of(lora, folder, format, dtype="fp32"):
-    return export.save(lora, folder, "cat", dtype, format)
+    return export.save(lora, folder, "cat", dtype, FAMILIES, format)
 
 
 def loaded(path) -> dict[str, torch.Tensor]:
@@ -93,7 +94,7 @@ def test_comfyui_patches_the_same_from_every_format(tmp_path, patcher, flux_stat
 def test_what_is_read_back_has_the_same_effect(tmp_path, patcher, flux_state, kind, format):
     """… with the kind and ranks of before, also where diffusers' three or four layers are one again."""
     lora = random_lora(kind, flux_state)
-    again = read(dict(export.load(file_of(lora, tmp_path, format))))
+    again = read(dict(export.load(file_of(lora, tmp_path, format))), FAMILIES)
     assert adapter_kind(again) == kind.split(",")[0] and ranks(again) == ranks(lora)
     assert_equal(patched(patcher, again), patched(patcher, lora), flux_state)
     for name in (n for n in again if n.endswith("lora_magnitude_vector")):

@@ -13,15 +13,16 @@ import pytest
 import torch
 from livelora.trainer.comfy.host import ComfyHost, with_lora
 from livelora.trainer.jobs import folder as job_folder
-from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.jobs.states import Refused
 from livelora.trainer.jobs.workflow import Graph
-from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.lora.inject import inject
 from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.host import SampleSettings
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training import state
+from livelora.trainer.training.targets import layout
 from livelora.trainer.training.task import Preview, Sample, Task
 from PIL import Image
 from reading import read
@@ -46,19 +47,20 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def jobs(tmp_path):
-    return Jobs(tmp_path / "jobs", Lease())
+    return Book(tmp_path / "jobs", Lease())
 
 
 def run(jobs, host, dataset, preview=None, validation=None, **change):
-    job = jobs.submit(Task(host, TrainConfig(**{**RECIPE, **change}), dataset, validation, preview))
+    config = TrainConfig(**{**RECIPE, **change})
+    job = jobs.submit(Task.of(host, config, dataset, validation=validation, preview=preview))
     assert job.ended.wait(300)
     return job
 
 
 def at_step(job, step, *actions):
     """Does something with a job, once, when it has taken that step."""
-    def listener(_, facts):
-        if facts.get("step") == step and listener in job.listeners:
+    def listener(job, event, facts):
+        if job.history.step == step and listener in job.listeners:
             job.listeners.remove(listener)
             for action in actions:
                 action()
@@ -72,12 +74,12 @@ def equal(one, two) -> bool:
 
 def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     events = []
-    task = Task(host, TrainConfig(**RECIPE, validate_every=4), dataset, dataset, PREVIEW)
+    task = Task.of(host, TrainConfig(**RECIPE, validate_every=4), dataset, validation=dataset, preview=PREVIEW)
     job = jobs.submit(task)
-    job.listeners.append(lambda event, facts: events.append((event, facts)))
+    job.listeners.append(lambda job, event, facts: events.append((event, job.state)))
     assert job.ended.wait(300)
-    assert (job.state, job.record.warnings, len(job.record.losses)) == ("done", [], 8), job.message
-    assert [step for step, _ in job.record.held_out.points] == [0, 4, 8]
+    assert (job.state, job.history.warnings, len(job.history.losses)) == ("done", [], 8), job.message
+    assert [step for step, _ in job.history.held_out.points] == [0, 4, 8]
     path = job.folder.path
     assert {p.name for p in path.iterdir()} == {
         "job.json", "lora.safetensors", "lora_best.safetensors", "metrics.jsonl", "samples", "state",
@@ -85,7 +87,7 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     assert sorted(p.name for p in (path / "state").iterdir()) == ["step_000006", "step_000008"]
     assert job.folder.samples() == [f"step_{s:06}_{i:02}.png" for s in (0, 4, 8) for i in (0, 1)]
     assert [line["step"] for line in job.folder.metrics() if "loss" in line] == list(range(1, 9))
-    assert {facts["state"] for event, facts in events if event == "progress"} >= {"training", "finishing", "done"}
+    assert {state for event, state in events if event == "progress"} >= {"training", "finishing", "done"}
     assert equal(job.lora("last"), load_file(path / "lora.safetensors"))
     assert job.lora("last").metadata["ss_steps"] == "8"
 
@@ -93,8 +95,8 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
 def test_the_same_task_is_the_same_job_also_in_another_process(jobs, host, dataset, tmp_path):
     job = run(jobs, host, dataset)
     assert run(jobs, host, dataset) is job
-    later = run(Jobs(tmp_path / "jobs", Lease()), host, dataset)
-    assert later.id == job.id and later.record.losses == job.record.losses
+    later = run(Book(tmp_path / "jobs", Lease()), host, dataset)
+    assert later.id == job.id and later.history.losses == job.history.losses
     assert equal(later.lora("last"), job.lora("last"))
     assert run(jobs, host, dataset, seed=1).id != job.id
 
@@ -103,22 +105,22 @@ def test_the_same_task_is_the_same_job_also_in_another_process(jobs, host, datas
 def test_a_job_that_was_stopped_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, optimizer):
     straight = run(jobs, host, dataset, optimizer=optimizer)
 
-    others = Jobs(tmp_path / "others", Lease())
-    task = Task(host, TrainConfig(**RECIPE, optimizer=optimizer), dataset)
+    others = Book(tmp_path / "others", Lease())
+    task = Task.of(host, TrainConfig(**RECIPE, optimizer=optimizer), dataset)
     job = others.submit(task)
-    job.listeners.append(lambda _, facts: job.stop() if facts.get("step") == 5 else None)
+    at_step(job, 5, lambda: others.stop(job))
     assert job.ended.wait(300)
     assert (job.state, job.message) == ("stopped", "Stopped at step 5 of 8. Queue again to go on.")
     assert job.lora("last") is not None
 
-    resumed = run(Jobs(tmp_path / "others", Lease()), host, dataset, optimizer=optimizer)
+    resumed = run(Book(tmp_path / "others", Lease()), host, dataset, optimizer=optimizer)
     assert resumed.id == job.id and resumed.state == "done"
-    assert resumed.record.losses == straight.record.losses and equal(resumed.lora("last"), straight.lora("last"))
+    assert resumed.history.losses == straight.history.losses and equal(resumed.lora("last"), straight.lora("last"))
 
 
 def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeypatch):
     straight = run(jobs, host, dataset)
-    others, calls, predict = Jobs(tmp_path / "others", Lease()), iter(range(1000)), host.predict
+    others, calls, predict = Book(tmp_path / "others", Lease()), iter(range(1000)), host.predict
 
     def out_of_memory(*arguments):
         if next(calls) == 11:
@@ -128,24 +130,24 @@ def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeyp
     monkeypatch.setattr(host, "predict", out_of_memory)
     failed = run(others, host, dataset)
     assert failed.state == "failed" and failed.message == "OutOfMemoryError: CUDA out of memory"
-    assert len(failed.record.losses) == 5
+    assert len(failed.history.losses) == 5
     monkeypatch.undo()
     resumed = run(others, host, dataset)
-    assert resumed.id == failed.id and resumed.record.losses == straight.record.losses
+    assert resumed.id == failed.id and resumed.history.losses == straight.history.losses
     assert equal(resumed.lora("last"), straight.lora("last"))
 
 
 def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, host, dataset, tmp_path):
     straight = run(jobs, host, dataset)
-    others = Jobs(tmp_path / "others", Lease())
-    job = others.submit(Task(host, TrainConfig(**RECIPE), dataset))
-    job.listeners.append(lambda _, facts: job.stop() if facts.get("step") == 7 else None)
+    others = Book(tmp_path / "others", Lease())
+    job = others.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
+    at_step(job, 7, lambda: others.stop(job))
     assert job.ended.wait(300) and job.state == "stopped"
     job.listeners.clear()
     newest = job.folder.states / "step_000007" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = run(others, host, dataset)
-    assert resumed.record.losses == straight.record.losses and equal(resumed.lora("last"), straight.lora("last"))
+    assert resumed.history.losses == straight.history.losses and equal(resumed.lora("last"), straight.lora("last"))
 
 
 def test_a_step_whose_loss_is_no_number_is_skipped_and_counted(jobs, host, dataset, monkeypatch):
@@ -153,8 +155,8 @@ def test_a_step_whose_loss_is_no_number_is_skipped_and_counted(jobs, host, datas
     predict, calls = host.predict, iter(range(1000))
     monkeypatch.setattr(host, "predict", lambda *a: predict(*a) * (float("nan") if next(calls) == 6 else 1))
     job = run(jobs, host, dataset)
-    assert (job.state, job.record.step, job.record.skipped, len(job.record.losses)) == ("done", 8, 1, 7)
-    assert any("Steps were skipped because their loss or gradient was no number" in w for w in job.record.warnings)
+    assert (job.state, job.history.step, job.history.skipped, len(job.history.losses)) == ("done", 8, 1, 7)
+    assert any("Steps were skipped because their loss or gradient was no number" in w for w in job.history.warnings)
     assert all(tensor.isfinite().all() for tensor in job.lora("last").values())
     assert [line["loss"] is None for line in job.folder.metrics()] == [k == 3 for k in range(8)]
 
@@ -170,25 +172,43 @@ def test_losses_that_stay_no_numbers_end_the_job_and_keep_the_last_good_state(jo
     assert all(tensor.isfinite().all() for tensor in good.values())
 
 
-def test_a_full_disk_costs_no_training(jobs, host, dataset, monkeypatch):
-    straight = run(jobs, host, dataset, seed=5)
-    fsync = os.fsync
+def full(*_: object) -> None:
+    """Stands for a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def append(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_disk_that_becomes_full_costs_no_training(jobs, host, dataset, monkeypatch):
+    straight, fsync = run(jobs, host, dataset, seed=5), os.fsync
 
-    monkeypatch.setattr(os, "fsync", full)  # stands for a full disk
-    monkeypatch.setattr(job_folder.JobFolder, "append_metrics", append)
-    monkeypatch.setattr(job_folder.JobFolder, "rewind_metrics", lambda *_: [])
-    job = run(jobs, host, dataset, seed=5, validate_every=7)  # validate_every makes it another job
+    def fill_up() -> None:
+        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(job_folder.JobFolder, "append_metrics", full)
+
+    config = TrainConfig(**{**RECIPE, "seed": 5, "validate_every": 7})  # validate_every makes it another job
+    job = jobs.submit(Task.of(host, config, dataset))
+    at_step(job, 1, fill_up)
+    assert job.ended.wait(300)
     assert job.state == "done" and equal(job.lora("last"), straight.lora("last"))
-    assert any("The state could not be saved: [Errno 28] No space left" in warning for warning in job.record.warnings)
-    assert any("make room on the disk" in warning for warning in job.record.warnings)
+    for warning in ("The metrics could not be recorded: [Errno 28] No space left", "The state could not be saved:",
+                    "The LoRA could not be written to the job's folder:", "The job's state could not be written:"):
+        told = [found for found in jobs.status(job)["warnings"] if found.startswith(warning)]
+        assert len(told) == 1 and told[0].endswith("Training goes on; make room on the disk.")
     monkeypatch.setattr(os, "fsync", fsync)
     assert [p for p in job.folder.path.rglob("*.tmp")] == []
+    assert job.folder.read_job()["state"] == "training"
+    job.progress()  # as after a step: what could not be written is written when it can be
+    assert job.folder.read_job()["state"] == "done"
+    assert not [found for found in jobs.status(job)["warnings"] if "job's state" in found]
+
+
+def test_a_job_that_nobody_would_know_of_after_a_restart_is_not_begun(jobs, host, dataset, tmp_path, monkeypatch):
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"The new job cannot be written to '.*' \(No space left on device\)\. Make "
+                                          "room there, or allow writing, then queue again"):
+            run(jobs, host, dataset)
+    assert jobs.all() == [] and list(job_folder.JobFolder.all_in(tmp_path / "jobs")) == []
+    assert run(jobs, host, dataset).state == "done"
 
 
 def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, dataset, monkeypatch):
@@ -199,14 +219,14 @@ def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, datas
 
     monkeypatch.setattr(host, "sampler", broken)
     job = run(jobs, host, dataset, preview=PREVIEW, seed=6, validate_every=7)
-    assert job.state == "done" and job.record.losses == straight.record.losses
-    assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.record.warnings
+    assert job.state == "done" and job.history.losses == straight.history.losses
+    assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.history.warnings
 
 
 def test_previews_do_not_change_training(jobs, host, dataset):
     straight = run(jobs, host, dataset, seed=7)
     looked_at = run(jobs, host, dataset, preview=PREVIEW, validation=dataset, seed=7, validate_every=2)
-    assert looked_at.record.losses == straight.record.losses and equal(looked_at.lora("last"), straight.lora("last"))
+    assert looked_at.history.losses == straight.history.losses and equal(looked_at.lora("last"), straight.lora("last"))
 
 
 def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):
@@ -225,22 +245,22 @@ def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):
 @pytest.mark.parametrize("recipe", [{}, {"ema_decay": 0.9, "dropout": 0.1}])
 def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, recipe):
     straight = run(jobs, host, dataset, **recipe)
-    others = Jobs(tmp_path / "others", Lease())
-    job = others.submit(Task(host, TrainConfig(**RECIPE, **recipe), dataset))
-    at_step(job, 4, job.pause)
+    others = Book(tmp_path / "others", Lease())
+    job = others.submit(Task.of(host, TrainConfig(**RECIPE, **recipe), dataset))
+    at_step(job, 4, lambda: others.pause(job))
     assert job.ended.wait(300)
     assert (job.state, job.message) == ("paused", "Paused at step 4 of 8. Resume to go on.")
     assert job.folder.snapshots() == [3, 4] and json.loads((job.folder.path / "job.json").read_text())["step"] == 4
     assert others.resume(job) and job.ended.wait(300)
-    assert job.state == "done" and job.record.losses == straight.record.losses
+    assert job.state == "done" and job.history.losses == straight.history.losses
     assert equal(job.lora("last"), straight.lora("last"))
 
 
 def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, monkeypatch):
     straight = run(jobs, host, dataset)
-    others = Jobs(tmp_path / "others", Lease())
-    job = others.submit(Task(host, TrainConfig(**RECIPE), dataset))
-    at_step(job, 4, job.pause)
+    others = Book(tmp_path / "others", Lease())
+    job = others.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
+    at_step(job, 4, lambda: others.pause(job))
     assert job.ended.wait(300)
 
     def full(_):
@@ -256,20 +276,20 @@ def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, 
 
 
 def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, dataset, tmp_path):
-    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset), Graph({"t": {"inputs": {}}}, "t"))
-    at_step(job, 4, job.pause)
+    job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset), Graph({"t": {"inputs": {}}}, "t"))
+    at_step(job, 4, lambda: jobs.pause(job))
     assert job.ended.wait(300)
     facts = json.loads((job.folder.path / "job.json").read_text())
     (job.folder.path / "job.json").write_text(json.dumps({**facts, "state": "training"}))
     (job.folder.states / ".step_000009.12345678.tmp").mkdir()
 
-    later = Jobs(tmp_path / "jobs", Lease())
+    later = Book(tmp_path / "jobs", Lease())
     [found] = later.all()
     assert (found.id, found.state) == (job.id, "paused")
     assert found.message == "ComfyUI ended at step 4 of 8. Resume to go on."
     assert json.loads((job.folder.path / "job.json").read_text())["state"] == "paused"
     assert not list(job.folder.path.rglob("*.tmp"))
-    assert found.lora("last") and found.record.losses == job.record.losses
+    assert found.lora("last") and found.history.losses == job.history.losses
     assert later.resume(found) is False and found.awaited  # its model is not in memory: its workflow must bring it
     with pytest.raises(Refused, match="waits in ComfyUI's queue already"):
         later.resume(found)
@@ -277,39 +297,40 @@ def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, d
 
 def test_actions_that_do_not_go_with_the_state_are_refused_with_a_reason(jobs, host, dataset):
     job = run(jobs, host, dataset)
-    assert set(job.actions) == {"share", "delete"}  # no workflow is known here, so it cannot be extended
+    # No workflow is known here, so it cannot be extended.
+    assert set(jobs.status(job)["actions"]) == {"share", "delete"}
     with pytest.raises(Refused, match="This job is done, so 'pause' is not possible. It is when a job is queued, "
                                       "preparing or training."):
-        job.pause()
+        jobs.pause(job)
     with pytest.raises(Refused, match="The workflow that this job came from is not known"):
         jobs.extend(job, 5)
 
 
 def test_a_second_wish_waits_for_the_first(jobs, host, dataset):
-    job, refused = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset)), []
+    job, refused = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset)), []
 
     def stop() -> None:
         with pytest.raises(Refused) as caught:
-            job.stop()
+            jobs.stop(job)
         refused.append(str(caught.value))
 
-    at_step(job, 2, job.pause, stop)
+    at_step(job, 2, lambda: jobs.pause(job), stop)
     assert job.ended.wait(300)
     assert refused == ["This job is about to pause, after the step under way. Ask again when it has."]
-    assert job.state == "paused" and job.record.step == 2
-    job.stop()
+    assert job.state == "paused" and job.history.step == 2
+    jobs.stop(job)
     assert job.state == "stopped" and (job.folder.path / "lora.safetensors").exists()
 
 
 def test_what_is_discarded_is_gone_and_can_be_started_over(jobs, host, dataset, tmp_path):
-    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
-    at_step(job, 5, job.discard)
+    job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
+    at_step(job, 5, lambda: jobs.discard(job))
     assert job.ended.wait(300)
-    assert (job.state, job.record.step, job.lora("last")) == ("stopped", 0, None)
+    assert (job.state, job.history.step, job.lora("last")) == ("stopped", 0, None)
     assert job.message == "Stopped at step 5, and what was learned was discarded. Resume to start over."
     assert not job.folder.samples() and not job.folder.snapshots() and not job.folder.metrics()
     again = run(jobs, host, dataset)
-    straight = run(Jobs(tmp_path / "others", Lease()), host, dataset)
+    straight = run(Book(tmp_path / "others", Lease()), host, dataset)
     assert again is job and equal(job.lora("last"), straight.lora("last"))
 
 
@@ -317,40 +338,40 @@ def test_a_training_can_be_made_longer_while_it_goes_on(jobs, host, dataset, tmp
     """With a constant learning rate that is the same as to have asked for it from the start."""
     recipe = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
     straight = run(jobs, host, dataset, steps=8, extra_steps=3, **recipe)
-    others = Jobs(tmp_path / "others", Lease())
-    job = others.submit(Task(host, TrainConfig(**{**RECIPE, **recipe}), dataset))
+    others = Book(tmp_path / "others", Lease())
+    job = others.submit(Task.of(host, TrainConfig(**{**RECIPE, **recipe}), dataset))
     at_step(job, 5, lambda: others.extend(job, 2))
     at_step(job, 7, lambda: others.extend(job, 1))
     assert job.ended.wait(300)
     assert (job.state, job.message, job.config.extra_steps) == ("done", "Trained 11 steps.", 3)
-    assert job.record.losses == straight.record.losses and equal(job.lora("last"), straight.lora("last"))
+    assert job.history.losses == straight.history.losses and equal(job.lora("last"), straight.lora("last"))
 
 
 def test_the_queue_can_be_put_in_another_order_and_left(jobs, host, dataset):
-    tasks = [Task(host, TrainConfig(**{**RECIPE, "steps": 3, "lr_warmup_steps": 0, "seed": seed}), dataset)
+    tasks = [Task.of(host, TrainConfig(**{**RECIPE, "steps": 3, "lr_warmup_steps": 0, "seed": seed}), dataset)
              for seed in range(4)]
     order, made = [], []
 
     def rearrange() -> None:
         made.extend(jobs.submit(task) for task in tasks[1:])
         for job in made:
-            job.listeners.append(lambda _, facts: order.append(facts["job"]) if facts["state"] == "finishing" else 0)
-        assert [job.status()["position"] for job in made] == [0, 1, 2]
+            job.listeners.append(lambda job, event, _: order.append(job.id) if job.state == "finishing" else 0)
+        assert [jobs.status(job)["position"] for job in made] == [0, 1, 2]
         jobs.move(made[2], 0)
-        made[0].pause()
-        assert [job.status()["position"] for job in made] == [None, 1, 0]
+        jobs.pause(made[0])
+        assert [jobs.status(job)["position"] for job in made] == [None, 1, 0]
 
     first = jobs.submit(tasks[0])
     at_step(first, 1, rearrange)
     assert first.ended.wait(300) and made[1].ended.wait(300)
-    assert order == [made[2].id, made[1].id] and (made[0].state, made[0].record.step) == ("paused", 0)
+    assert order == [made[2].id, made[1].id] and (made[0].state, made[0].history.step) == ("paused", 0)
     with pytest.raises(Refused, match="This job is paused, so 'move' is not possible. It is when a job is queued."):
         jobs.move(made[0], 0)
 
 
 def test_a_state_and_pictures_can_be_asked_for(jobs, host, dataset):
-    job = jobs.submit(Task(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
-    at_step(job, 5, job.save, job.sample)
+    job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
+    at_step(job, 5, lambda: job.ask("save"), lambda: job.ask("sample"))
     assert job.ended.wait(300)
     assert {"step_000005_00.png", "step_000005_01.png"} < set(job.folder.samples())
     assert "step_000004_00.png" in job.folder.samples() and "step_000003_00.png" not in job.folder.samples()
@@ -362,7 +383,7 @@ def test_as_many_states_are_kept_as_asked_for_and_each_has_its_lora(jobs, host, 
     loras = [job.lora(step) for step in (4, 6, 8)]
     assert equal(loras[2], job.lora("last")) and not equal(loras[0], loras[1])
     assert [lora.metadata["ss_steps"] for lora in loras] == ["4", "6", "8"]
-    assert job.details()["disk_bytes"] == sum(f.stat().st_size for f in job.folder.path.rglob("*") if f.is_file())
+    assert jobs.details(job)["disk_bytes"] == sum(f.stat().st_size for f in job.folder.path.rglob("*") if f.is_file())
 
 
 def test_a_deleted_job_leaves_nothing(jobs, host, dataset, tmp_path):
@@ -375,7 +396,7 @@ def test_a_workflow_that_brings_back_another_task_is_refused_with_what_changed(j
     job = run(jobs, host, dataset)
     with pytest.raises(ValueError, match=f"The job '{job.id}' cannot go on, because this has changed since it began: "
                                          "recipe. Change it back"):
-        jobs.submit(Task(host, TrainConfig(**{**RECIPE, "rank": 5}), dataset), expected=job.id)
+        jobs.submit(Task.of(host, TrainConfig(**{**RECIPE, "rank": 5}), dataset), expected=job.id)
 
 
 def test_too_little_room_is_told_before_anything_is_written(jobs, host, dataset, monkeypatch):
@@ -396,7 +417,7 @@ def wired_to_a_lora(patcher, clip, random_vae):
     host.load(0)
     view = host.view(torch.float32)
     draw = torch.Generator().manual_seed(3)
-    for parameter in inject(view, config, layout(view, config)):
+    for parameter in inject(view, config, layout(view, config, host.family)):
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=draw)
     return ComfyHost(with_lora(patcher, to_lora(view, "LoRA")), clip, random_vae)
 
@@ -416,8 +437,8 @@ def test_a_model_that_is_unloaded_within_a_step_changes_no_gradient(jobs, patche
         return predict(*arguments)
 
     monkeypatch.setattr(host, "predict", unload)
-    disturbed = run(Jobs(tmp_path / "others", Lease()), host, dataset)
-    assert unloaded == [3, 8, 9] and disturbed.record.losses == straight.record.losses
+    disturbed = run(Book(tmp_path / "others", Lease()), host, dataset)
+    assert unloaded == [3, 8, 9] and disturbed.history.losses == straight.history.losses
     assert equal(disturbed.lora("last"), straight.lora("last"))
 
 
@@ -438,8 +459,8 @@ def test_a_dora_is_told_of_the_model_as_it_is_wired_whatever_a_prompt_has_left_o
     """What a DoRA's file holds depends on the base's weights; another LoRA on them must not count."""
     straight = run(jobs, host, dataset, adapter="DoRA")
     other = wired_to_a_lora(patcher, host._clip, host._vae)
-    others = Jobs(tmp_path / "others", Lease())
-    job = others.submit(Task(host, TrainConfig(**RECIPE, adapter="DoRA"), dataset))
+    others = Book(tmp_path / "others", Lease())
+    job = others.submit(Task.of(host, TrainConfig(**RECIPE, adapter="DoRA"), dataset))
     at_step(job, 7, lambda: other.load(0))  # as a prompt would between two steps; the next save is after step 8
     at_step(job, 8, lambda: other.load(0))
     assert job.ended.wait(300)
@@ -448,7 +469,8 @@ def test_a_dora_is_told_of_the_model_as_it_is_wired_whatever_a_prompt_has_left_o
 
 def test_a_job_can_be_paused_while_a_prompt_has_the_gpu(host, dataset, tmp_path):
     lease = Lease()
-    job = Jobs(tmp_path / "jobs", lease).submit(Task(host, TrainConfig(**RECIPE), dataset))
+    jobs = Book(tmp_path / "jobs", lease)
+    job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
     taken = threading.Event()
 
     def prompt() -> None:
@@ -457,8 +479,8 @@ def test_a_job_can_be_paused_while_a_prompt_has_the_gpu(host, dataset, tmp_path)
 
     at_step(job, 4, threading.Thread(target=prompt).start)
     assert taken.wait(100) and not job.ended.wait(0.3)
-    job.pause()
-    assert job.ended.wait(20) and (job.state, job.folder.snapshots()[-1]) == ("paused", job.record.step)
+    jobs.pause(job)
+    assert job.ended.wait(20) and (job.state, job.folder.snapshots()[-1]) == ("paused", job.history.step)
     lease.give_back()
 
 
@@ -466,7 +488,7 @@ def test_a_finished_job_whose_lora_is_not_on_disk_is_finished_again_after_a_rest
     job = run(jobs, host, dataset)
     lora = job.lora("last")
     (job.folder.path / "lora.safetensors").unlink()  # as if the disk had been full when it was done
-    later = Jobs(tmp_path / "jobs", Lease())
+    later = Book(tmp_path / "jobs", Lease())
     [found] = later.all()
     assert found.state == "paused"
     assert found.message == "Its LoRA could not be written at step 8 of 8. Resume to write it."

@@ -13,6 +13,7 @@ import pytest
 import torch
 from comfy_extras.nodes_train import LoraModelLoader
 from livelora.nodes.merge import MergeLoras
+from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import file as export
 
 EVERYTHING, BLOCKS = "", "_blocks."
@@ -34,7 +35,7 @@ def write_lora(folder, state, name: str, rank: int, format="ComfyUI", where=EVER
             layer = {"lora_A.weight": torch.randn(rank, inputs, generator=draw) / inputs**0.5,
                      "lora_B.weight": torch.randn(outputs, rank, generator=draw), "alpha": torch.tensor(0.6 * rank)}
             lora |= {f"diffusion_model.{key.removesuffix('.weight')}.{end}": t for end, t in layer.items()}
-    return export.save(lora | more, folder, name, "fp32", format).name
+    return export.save(lora | more, folder, name, "fp32", FAMILIES, format).name
 
 
 def weights(patcher) -> dict[str, torch.Tensor]:
@@ -70,7 +71,7 @@ def test_a_merged_lora_does_what_both_do_one_after_another(loras, patcher, flux_
     expected = loaded(patcher, loras, (one, 0.8), (two, -0.6))
     lora, report = merged(one, 0.8, two, -0.6, 0)  # 10 layers in each of 2 double blocks, 3 in 2 single, 10 around
     assert report == "rank 4–7, 36 layers, nothing is cut"
-    file = export.save(lora, loras, "both", "fp32").name
+    file = export.save(lora, loras, "both", "fp32", FAMILIES).name
     with torch.inference_mode():
         direct = weights(LoraModelLoader.execute(patcher, lora, 1.0).result[0])
     for found in (direct, loaded(patcher, loras, (file, 1.0))):
@@ -82,7 +83,7 @@ def test_a_merged_lora_does_what_both_do_one_after_another(loras, patcher, flux_
 def test_the_file_of_a_resized_lora_is_smaller_and_tells_how_it_came_to_be(loras, patcher, flux_state):
     one = write_lora(loras, flux_state, "one", 8)
     lora, report = merged(one, 1.0, "none", 1.0, 2)
-    path = export.save(lora, loras, "small", "fp32", "kohya")
+    path = export.save(lora, loras, "small", "fp32", FAMILIES, "kohya")
     assert path.stat().st_size < 0.3 * (loras / one).stat().st_size
     about = export.load(path).metadata
     kept = json.loads(about["livelora.merge"])["kept"]
@@ -113,7 +114,7 @@ def test_the_stop_button_ends_it(loras, flux_state, monkeypatch):
 
 def test_a_second_file_that_cannot_be_merged_is_refused_before_anything_runs(loras, flux_state):
     one = write_lora(loras, flux_state, "one", 2)
-    oft = export.save({"diffusion_model.img_in.oft_blocks": torch.ones(64, 4, 4)}, loras, "turn", "fp32").name
+    oft = export.save({"diffusion_model.img_in.oft_blocks": torch.ones(64, 4, 4)}, loras, "turn", "fp32", FAMILIES).name
     assert MergeLoras.validate_inputs("none") is True
     assert MergeLoras.validate_inputs(one) is True
     assert MergeLoras.validate_inputs(None) is True  # linked

@@ -65,9 +65,9 @@ class Untouched:
 
 
 def test_the_second_time_nothing_is_encoded_and_all_is_the_same(host, folder, cache):
-    task = Task(host, TrainConfig(**VARIED), read(folder), cache=cache)
-    first, plain = prepare(task), prepare(Task(host, TrainConfig(**VARIED), read(folder)))
-    second = prepare(Task(Untouched(host), TrainConfig(**VARIED), read(folder), cache=cache))
+    task = Task.of(host, TrainConfig(**VARIED), read(folder), cache=cache)
+    first, plain = prepare(task), prepare(Task.of(host, TrainConfig(**VARIED), read(folder)))
+    second = prepare(Task.of(Untouched(host), TrainConfig(**VARIED), read(folder), cache=cache))
     for found in (first, second):
         assert len(tensors(found)) == len(tensors(plain)) == 30
         assert all(a.equal(b) for a, b in zip(tensors(found), tensors(plain), strict=True))
@@ -79,7 +79,7 @@ def test_a_cache_that_is_emptied_meanwhile_costs_time_alone(host, folder, cache,
             shutil.rmtree(tmp_path / "encoded")
 
     def task(**more):
-        return Task(host, TrainConfig(**RECIPE), read(folder), **more)
+        return Task.of(host, TrainConfig(**RECIPE), read(folder), **more)
 
     found, plain = Preparation(task(cache=cache), Lease().step, tell, lambda _: None).run(), prepare(task())
     assert len(found.texts) == 6 and found.texts.keys() == plain.texts.keys()
@@ -88,7 +88,7 @@ def test_a_cache_that_is_emptied_meanwhile_costs_time_alone(host, folder, cache,
 
 def test_an_edited_caption_or_picture_is_encoded_anew(host, folder, cache):
     def task():
-        return Task(host, TrainConfig(**RECIPE), read(folder), cache=cache)
+        return Task.of(host, TrainConfig(**RECIPE), read(folder), cache=cache)
 
     before = prepare(task())
     (folder / "red.txt").write_text("ohwx, purple")
@@ -110,16 +110,16 @@ def test_other_encoders_have_entries_of_their_own(host, patcher, folder, cache):
     deeper = clip.clone()
     deeper.clip_layer(-2)
     hosts = [host, ComfyHost(patcher, clip, vae), ComfyHost(patcher, patched, vae), ComfyHost(patcher, deeper, vae)]
-    assert len({h.image_encoder() for h in hosts}) == 2
-    assert len({h.text_encoder("ohwx") for h in hosts[1:]}) == 3
+    assert len({h.image_fingerprint() for h in hosts}) == 2
+    assert len({h.text_fingerprint("ohwx") for h in hosts[1:]}) == 3
     strengths = [clip.clone() for _ in range(2)]
     for other, alpha in zip(strengths, (1.0, 2.0), strict=True):  # of one LoRA with the same matrices
         matrices = torch.ones(len(weight), 2), torch.ones(2, weight.shape[1])
         other_adapter = LoRAAdapter(set(), (*matrices, alpha, None, None, None))
         other.add_patches({name: other_adapter}, 1.0)
-    assert len({ComfyHost(patcher, other, vae).text_encoder("ohwx") for other in strengths}) == 2
-    assert hosts[1].text_encoder("ohwx") == ComfyHost(patcher, make_clip(), vae).text_encoder("ohwx")
-    found = [prepare(Task(h, TrainConfig(**RECIPE), read(folder), cache=cache)).train[0] for h in hosts[:3]]
+    assert len({ComfyHost(patcher, other, vae).text_fingerprint("ohwx") for other in strengths}) == 2
+    assert hosts[1].text_fingerprint("ohwx") == ComfyHost(patcher, make_clip(), vae).text_fingerprint("ohwx")
+    found = [prepare(Task.of(h, TrainConfig(**RECIPE), read(folder), cache=cache)).train[0] for h in hosts[:3]]
     assert not found[0].latents.equal(found[1].latents) and found[1].latents.equal(found[2].latents)
     pooled = [e.texts[0]["pooled_output"] for e in found]  # of CLIP-L, which has the LoRA
     assert not pooled[1].equal(pooled[2])
@@ -127,14 +127,14 @@ def test_other_encoders_have_entries_of_their_own(host, patcher, folder, cache):
 
 def test_a_caption_with_an_embedding_is_not_kept(host, folder, cache):
     """The embedding is a file that may change."""
-    assert host.text_encoder("a cat") and host.text_encoder("embedding:cat on a mat") == ""
+    assert host.text_fingerprint("a cat") and host.text_fingerprint("embedding:cat on a mat") == ""
 
 
 def test_gradients_are_those_of_captions_encoded_when_they_are_trained(host, folder, cache):
     """Cached variants against the variant that was drawn, encoded on the spot."""
     config = TrainConfig(**VARIED)
-    prepare(Task(host, config, read(folder), cache=cache))
-    found = prepare(Task(host, config, read(folder), cache=cache))
+    prepare(Task.of(host, config, read(folder), cache=cache))
+    found = prepare(Task.of(host, config, read(folder), cache=cache))
     wording = {id(text): caption for caption, text in found.texts.items()}
 
     def gradients(now: bool) -> list[torch.Tensor]:
@@ -159,7 +159,7 @@ def test_views_are_encoded_and_their_masks_go_with_them(host, folder, cache):
     mask.paste(255, (0, 0, 32, 64))
     mask.save(folder / "red_mask.png")
     dataset = read(folder, augment=Augment(flip=True), masks="use")
-    found = prepare(Task(host, TrainConfig(**RECIPE), dataset, cache=cache))
+    found = prepare(Task.of(host, TrainConfig(**RECIPE), dataset, cache=cache))
     place = [i.path.stem for i in dataset.items].index("red")
     example, item = found.train[place], dataset.items[place]
     [(latents, mirrored)] = example.others
@@ -167,12 +167,12 @@ def test_views_are_encoded_and_their_masks_go_with_them(host, folder, cache):
     torch.testing.assert_close(latents, expected, atol=1e-5, rtol=0)
     assert not latents.equal(example.latents)
     assert example.mask.flip(1).equal(mirrored) and mirrored.equal(masks.to_latents(
-        masks.load(item, View(flip=True)), tuple(latents.shape[1:])))
+        item.load_mask(View(flip=True)), tuple(latents.shape[1:])))
 
 
 def test_each_view_is_trained_and_depends_on_the_step_alone(host, folder):
     dataset = read(folder, augment=Augment(flip=True))
-    found = prepare(Task(host, TrainConfig(**RECIPE), dataset))
+    found = prepare(Task.of(host, TrainConfig(**RECIPE), dataset))
     host.load(0)
     trainer = Trainer(host, TrainConfig(**RECIPE), found.train)
     seen = [trainer._shown(found.train[:1], k)[0].latents.equal(found.train[0].latents) for k in range(200)]
@@ -188,7 +188,7 @@ def test_latents_from_a_graph_are_the_images_they_were_made_of(host, folder, ran
         encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(i.caption))[0] for i in dataset.items]
         texts = [{"cond": c.clone(), "pooled_output": extra["pooled_output"].clone()} for c, extra in encoded]
     given = of_graph(Given(latents=latents, texts=texts), tmp_path / "graph", "ohwx", read)
-    one, two = (prepare(Task(host, TrainConfig(**RECIPE), d)) for d in (dataset, given))
+    one, two = (prepare(Task.of(host, TrainConfig(**RECIPE), d)) for d in (dataset, given))
     for a, b in zip(one.train, two.train, strict=True):
         torch.testing.assert_close(a.latents, b.latents, atol=1e-5, rtol=0)
         assert a.texts[0]["cond"].equal(b.texts[0]["cond"])
@@ -198,7 +198,7 @@ def test_latents_and_conditioning_of_another_model_are_refused(host, tmp_path):
     def task(channels: int, width: int) -> Task:
         text = {"cond": torch.zeros(1, 4, width), "pooled_output": torch.zeros(1, 128)}
         given = Given(latents=[torch.zeros(channels, 8, 8)], texts=[text])
-        return Task(host, TrainConfig(**RECIPE), of_graph(given, tmp_path / "graph", "ohwx", read))
+        return Task.of(host, TrainConfig(**RECIPE), of_graph(given, tmp_path / "graph", "ohwx", read))
 
     with pytest.raises(ValueError, match="latents have 4 channels, and FLUX.1 works with 16"):
         prepare(task(4, 128))
@@ -220,7 +220,7 @@ def test_pictures_are_encoded_in_batches_of_one_size(host, folder):
 
     Image.new("RGB", (128, 32), "red").save(folder / "long.png")
     (folder / "long.txt").write_text("ohwx, long")
-    prepare(Task(Counting(host), TrainConfig(**RECIPE), read(folder)))
+    prepare(Task.of(Counting(host), TrainConfig(**RECIPE), read(folder)))
     assert sorted(batches) == [(1, 32, 128, 3), (2, 64, 64, 3), (4, 64, 64, 3)]
 
 
@@ -250,7 +250,7 @@ image_dir = {str(other)!r}
 caption_extension = ".txt"
 is_reg = true
 """)
-    task = Task(host, TrainConfig(**{**RECIPE, "prior_weight": 0.5}), read(config))
+    task = Task.of(host, TrainConfig(**{**RECIPE, "prior_weight": 0.5}), read(config))
     assert [i.path.stem for i in task.regularization.items] == ["thing"] and len(task.dataset.items) == 6
     found = prepare(task)
     wordings = {"photo of ohwx, red, flat", "photo of ohwx, flat, red", "a thing", ""}
@@ -264,7 +264,7 @@ def test_nothing_but_regularization_images_is_refused(host, folder, tmp_path):
     config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"
                       "is_reg = true\ncaption_extension = '.txt'\n")
     with pytest.raises(ValueError, match="All 6 images .* are regularization images"):
-        Task(host, TrainConfig(**RECIPE), read(config))
+        Task.of(host, TrainConfig(**RECIPE), read(config))
 
 
 def test_views_of_which_nothing_counts_are_not_trained(host, folder):
@@ -274,7 +274,7 @@ def test_views_of_which_nothing_counts_are_not_trained(host, folder):
     mask.paste(255, (100, 0, 172, 64))
     mask.save(folder / "red_mask.png")
     dataset = read(folder, augment=Augment(crop="random"), masks="use")
-    found = prepare(Task(host, TrainConfig(**RECIPE), dataset))
+    found = prepare(Task.of(host, TrainConfig(**RECIPE), dataset))
     place = [i.path.stem for i in dataset.items].index("red")
     example = found.train[place]
     assert all(mask.any() for mask in (example.mask, *(mask for _, mask in example.others)))

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.lora.inject import disabled
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.example import Example
 from livelora.trainer.training.preparation import Preparation
 from livelora.trainer.training.task import Task
-from livelora.trainer.training.trainer import Example, Trainer
+from livelora.trainer.training.trainer import Trainer
 from PIL import Image
 from reading import read
 from scipy import stats
@@ -94,7 +95,7 @@ def test_preservation_holds_the_answer_that_the_lora_must_not_touch(trainer, exa
     """Without it the empty caption's answer drifts with the trained one's."""
     blank = host.encode_text("")
     drifts = []
-    for weight in (0.0, 20.0):
+    for weight in (0.0, 10.0):
         one = trainer([replace(example, preserved=blank)], preservation_weight=weight)
         assert one._drift(example.latents[None], latents(2)[None], torch.tensor([0.6]),
                           [replace(example, preserved=blank)]).item() == 0  # an empty adapter has moved nothing
@@ -161,7 +162,7 @@ def test_as_many_regularization_images_as_there_are_to_learn(host, dataset, tmp_
     for number in range(4):
         Image.new("RGB", (64, 64), (number, 0, 0)).save(other / f"{number}.png")
         (other / f"{number}.txt").write_text("a thing")
-    found = prepare(Task(host, TrainConfig(**RECIPE, prior_weight=0.5), dataset,
+    found = prepare(Task.of(host, TrainConfig(**RECIPE, prior_weight=0.5), dataset,
                          regularization=read(other, trigger_word="")))
     assert [(e.num_repeats, e.weight) for e in found.train] == [(1, 1.0)] * 6 + [(2, 0.5), (2, 0.5), (1, 0.5), (1, 0.5)]
 
@@ -172,7 +173,7 @@ def test_as_many_regularization_images_as_there_are_to_learn(host, dataset, tmp_
 def test_regularization_images_come_as_in_sd_scripts(host, dataset, repeats, expected):
     """By hand from `DreamBoothDataset.__init__` in its library/train_util.py, for six images to learn: in the first
     round each counts its num_repeats, in later ones 1, until there are six."""
-    task = Task(host, TrainConfig(**RECIPE), dataset)
+    task = Task.of(host, TrainConfig(**RECIPE), dataset)
     learned = [Example(latents(1), []) for _ in range(6)]
     others = [Example(latents(1), [], num_repeats=count) for count in repeats]
     found = Preparation(task, Lease().step, lambda _: None, lambda _: None)._in_proportion(learned, others)
@@ -182,7 +183,7 @@ def test_regularization_images_come_as_in_sd_scripts(host, dataset, repeats, exp
 def test_captions_are_varied_held_out_ones_are_not(host, dataset):
     config = TrainConfig(**RECIPE, caption_shuffle="tags", keep_tokens=1, caption_variants=2, caption_dropout=0.1,
                          held_out=2, preservation_weight=1.0, preservation_class="thing")
-    found = prepare(Task(host, config, dataset))
+    found = prepare(Task.of(host, config, dataset))
     assert len(found.train) == 4 and len(found.held_out) == 2
     assert all(len(e.texts) == 2 and e.texts[0] is not e.texts[1] for e in found.train)
     assert all(e.blank is found.texts[""] for e in found.train) and "thing, red, flat" in found.texts
@@ -193,7 +194,7 @@ def test_a_task_that_lacks_what_its_recipe_needs_is_refused_with_all_reasons(hos
     config = TrainConfig(**RECIPE, early_stop_patience=3, prior_weight=0.5, unmasked_weight=0.1,
                          preservation_weight=1.0, preservation_class="cat")
     with pytest.raises(ValueError) as caught:
-        Task(host, config, replace(dataset, trigger_word=""))
+        Task.of(host, config, replace(dataset, trigger_word=""))
     told = str(caught.value)
     assert told.count("\n- ") == 4
     for part in ("early_stop_patience is 3, but there are no held-out images to measure. Set held_out to 0.1",
@@ -206,19 +207,19 @@ def test_a_task_that_lacks_what_its_recipe_needs_is_refused_with_all_reasons(hos
 def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, dataset):
     """Its answer would be trained and preserved at once."""
     config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class="cat")
-    Task(host, config, dataset)
+    Task.of(host, config, dataset)
     with pytest.raises(ValueError, match="replaces the trigger word 'blorp', and 6 captions do not have it, such as"):
-        Task(host, config, replace(dataset, trigger_word="blorp"))
+        Task.of(host, config, replace(dataset, trigger_word="blorp"))
 
 
 def test_held_out_twice_is_refused(host, dataset):
     with pytest.raises(ValueError, match="held_out is 2, and a validation dataset is wired in as well"):
-        Task(host, TrainConfig(**RECIPE, held_out=2), dataset, dataset)
+        Task.of(host, TrainConfig(**RECIPE, held_out=2), dataset, validation=dataset)
 
 
 def run(folder, host, dataset, start=None, **change):
-    task = Task(host, TrainConfig(**{**RECIPE, **change}), dataset, start=start)
-    job = Jobs(folder, Lease()).submit(task)
+    task = Task.of(host, TrainConfig(**{**RECIPE, **change}), dataset, start=start)
+    job = Book(folder, Lease()).submit(task)
     assert job.ended.wait(300)
     return job
 
@@ -227,9 +228,9 @@ def test_a_run_that_gets_worse_stops_early_and_keeps_its_best(host, dataset, tmp
     """At a hundred times the usual learning rate nothing gets better for long."""
     job = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
               early_stop_patience=3)
-    curve = job.record.held_out
+    curve = job.history.held_out
     step, lowest = curve.best
-    assert job.state == "done" and job.record.step == step + 6 < 200
+    assert job.state == "done" and job.history.step == step + 6 < 200
     assert job.message == (f"Stopped early at step {step + 6}: no held-out loss below {lowest:.4f} since step {step}.")
     assert curve.base is not None and curve.points[0] == (0, pytest.approx(curve.base, rel=1e-5))
     best, last = job.lora("best"), job.lora("last")
@@ -237,10 +238,10 @@ def test_a_run_that_gets_worse_stops_early_and_keeps_its_best(host, dataset, tmp
     assert any(not best[name].equal(last[name]) for name in best)
     again = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
                 early_stop_patience=3)
-    assert again.id == job.id and again.record.held_out == curve  # done is done
+    assert again.id == job.id and again.history.held_out == curve  # done is done
     more = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
                early_stop_patience=3, extra_steps=1)
-    assert (more.id, more.state, more.record.step, more.message) == (job.id, "done", 201, "Trained 201 steps.")
+    assert (more.id, more.state, more.history.step, more.message) == (job.id, "done", 201, "Trained 201 steps.")
 
 
 def test_a_run_goes_on_from_a_lora_file(host, dataset, tmp_path):
@@ -248,8 +249,8 @@ def test_a_run_goes_on_from_a_lora_file(host, dataset, tmp_path):
     first = run(tmp_path / "one", host, dataset, held_out=1)
     second = run(tmp_path / "two", host, dataset, held_out=1, start=first.lora("last"), rank=16)
     assert second.id != first.id and second.state == "done", second.message
-    assert second.record.held_out.points[0][1] == pytest.approx(first.record.held_out.points[-1][1], rel=1e-5)
-    assert second.record.held_out.base == first.record.held_out.base
-    with_own_start = Trainer(host, TrainConfig(**RECIPE), prepare(Task(host, TrainConfig(**RECIPE), dataset)).train)
+    assert second.history.held_out.points[0][1] == pytest.approx(first.history.held_out.points[-1][1], rel=1e-5)
+    assert second.history.held_out.base == first.history.held_out.base
+    with_own_start = Trainer(host, TrainConfig(**RECIPE), prepare(Task.of(host, TrainConfig(**RECIPE), dataset)).train)
     with disabled(with_own_start.view):
         assert with_own_start.lora().keys() == second.lora("last").keys()

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.task import Task
@@ -101,7 +101,7 @@ def test_ten_kills_change_no_bit(tmp_path, images, dtype):
 
 
 def run(home, host, dataset, **change):
-    job = Jobs(home, Lease()).submit(Task(host, TrainConfig(**{**RECIPE, "steps": 8, **change}), dataset))
+    job = Book(home, Lease()).submit(Task.of(host, TrainConfig(**{**RECIPE, "steps": 8, **change}), dataset))
     assert job.ended.wait(300) and job.state == "done", job.message
     return job
 
@@ -118,8 +118,8 @@ def test_a_finished_job_is_extended_bit_for_bit_where_the_schedule_is_constant(t
     assert theirs.keys() == ours.keys()
     for name in theirs:  # but for what the LoRA files tell of the recipe
         assert theirs[name][1:] == ours[name][1:] if "lora" in name else theirs[name] == ours[name], name
-    assert run(tmp_path / "short", host, dataset, lr_scheduler="constant").record.step == 12  # nothing is taken back
-    assert long.record.step == 12
+    assert run(tmp_path / "short", host, dataset, lr_scheduler="constant").history.step == 12  # nothing is taken back
+    assert long.history.step == 12
 
 
 def test_an_extended_cosine_goes_on_where_the_longer_one_would_be(tmp_path, images, host):

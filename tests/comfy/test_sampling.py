@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfy_extras.nodes_flux import FluxGuidance
 from livelora.nodes.preview import SamplePreview
+from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import formats
 from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.host import GiveWay, SampleSettings
@@ -64,7 +65,7 @@ def ksampler(patcher, clip, vae, settings: SampleSettings) -> torch.Tensor:
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_a_picture_is_that_of_ksampler_with_load_lora_at_that_strength(host, patcher, clip, random_vae, lora, texts,
                                                                       strength):
-    file = formats.write(lora, "ComfyUI")
+    file = formats.write(lora, "ComfyUI", FAMILIES)
     loaded, _ = comfy.sd.load_lora_for_models(patcher, None, file, strength, 0)
     expected = ksampler(loaded, clip, random_vae, SETTINGS)
     assert host.sampler(lora, strength)(*texts, SETTINGS, never).equal(expected)

@@ -8,9 +8,10 @@ import comfy.model_management as mm
 import pytest
 import torch
 from livelora.trainer.comfy.host import fetch, with_lora
-from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.lora.inject import inject
 from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.view import FrozenLinear, build_view
+from livelora.trainer.training.targets import layout
 from tiny_flux import CONFIG, batch, gradients, loss, make_view
 from torch import nn
 
@@ -33,7 +34,7 @@ def test_a_new_lora_changes_nothing(host, patcher):
     view = host.view(torch.float32)
     with torch.no_grad():
         plain = host.predict(view, latents, sigmas, texts, 1.0)
-        inject(view, CONFIG, layout(view, CONFIG))
+        inject(view, CONFIG, layout(view, CONFIG, host.family))
         assert host.predict(view, latents, sigmas, texts, 1.0).equal(plain)
     # ComfyUI may choose another attention and RoPE for inference: the same numbers, rounded elsewhere
     torch.testing.assert_close(plain, live_output(patcher, latents, sigmas, texts[0]), atol=1e-5, rtol=1e-5)
@@ -160,7 +161,7 @@ def test_alpha_is_in_effect_in_both(host, patcher):
     config = replace(CONFIG, alpha=1.0)
     host.load(0)
     view = host.view(torch.float32)
-    params = inject(view, config, layout(view, config))
+    params = inject(view, config, layout(view, config, host.family))
     with torch.no_grad():
         for p in params:
             p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))

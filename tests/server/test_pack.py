@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import texts
 from comfyui import COMFYUI, ROOT, Failed, Server
 from graphs import training
 from livelora.trainer.recipe.config import TrainConfig
-
-import locales
-from locales import inputs
+from livelora.trainer.recipe.settings import about
+from texts import inputs
 
 NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDatasetFromImages", "LiveLoraDemoModel", "LiveLoraGrid",
          "LiveLoraLive", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraReview", "LiveLoraSave", "LiveLoraTrain"]
@@ -46,10 +46,11 @@ def test_every_node_has_a_help_page(infos):
             assert f"`{name.split('.')[-1]}`" in text, f"{node}.md does not explain {name}"
 
 
-def test_locale_entries_are_those_of_the_schemas(infos):
-    """Written by `python dev.py bench locales`; the frontend shows these texts, not the schemas' own."""
-    written = json.loads(locales.PATH.read_text(encoding="utf-8"))
-    assert written == locales.definitions(infos)
+def test_locale_entries_and_the_recipes_page_are_those_of_the_schemas(infos):
+    """Written by `python dev.py bench texts`; the frontend shows these texts, not the schemas' own."""
+    written = json.loads(texts.LOCALES.read_text(encoding="utf-8"))
+    assert written == texts.definitions(infos)
+    assert texts.RECIPE.read_text(encoding="utf-8") == texts.recipe(infos["LiveLoraTrain"])
     assert written["LiveLoraTrain"]["inputs"]["preset_rank"]["name"] == "rank"
 
 
@@ -65,8 +66,14 @@ def test_every_value_of_the_recipe_is_an_input_of_lora_train(infos):
         name: default for name, default in recipe.items() if name not in filled_in}
 
 
-def test_every_choice_of_the_recipe_is_offered(infos):
-    options = inputs(infos["LiveLoraTrain"])
+def test_every_choice_and_range_of_the_recipe_is_the_inputs(infos):
+    options = {name.removeprefix("preset."): given for name, given in inputs(infos["LiveLoraTrain"]).items()}
+    for field in fields(TrainConfig):
+        known = about(field)
+        if known.choices:
+            assert options[field.name]["options"] == list(known.choices), field.name
+        elif "max" in options[field.name]:
+            assert (options[field.name]["min"], options[field.name]["max"]) == (known.low, known.high), field.name
     for name, hint in get_type_hints(TrainConfig).items():
         if get_origin(hint) is Literal:
             assert options[name]["options"] == list(get_args(hint)), name

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from livelora.trainer.data.item import Cut, Dataset, scan
+from livelora.trainer.data.item import Dataset
 from livelora.trainer.data.pictures.augment import Augment
+from livelora.trainer.data.scan import Cut, scan
 
 
 def read(folder: Path, resolution: int = 64, trigger_word: str = "ohwx", *, more_resolutions: tuple[int, ...] = (),

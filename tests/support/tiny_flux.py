@@ -7,9 +7,10 @@ import comfy.ops
 import comfy.sd
 import torch
 from comfy.taesd.taesd import TAESD
-from livelora.trainer.lora.inject import inject, layout
+from livelora.trainer.lora.inject import inject
 from livelora.trainer.model.checkpointing import isolate
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.targets import layout
 
 SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=128, context_in_dim=128, hidden_size=256, mlp_ratio=4.0,
              num_heads=2, depth=2, depth_single_blocks=2, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
@@ -48,12 +49,12 @@ def random_vae(seed: int = 1) -> comfy.sd.VAE:
 def make_view(host, checkpointing: bool = True, dtype: torch.dtype = torch.float32, std: float = 0.02):
     """A view with LoRA that is not zero, and its parameters."""
     view = host.view(dtype)
-    params = inject(view, CONFIG, layout(view, CONFIG))
+    params = inject(view, CONFIG, layout(view, CONFIG, host.family))
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in params:
             p.copy_(torch.randn(p.shape, generator=draw) * std)
-    isolate(host.blocks(view), recompute=checkpointing)
+    isolate(host.family.blocks(view), recompute=checkpointing)
     return view, params
 
 

@@ -10,7 +10,7 @@ import conftest  # noqa: E402, F401  the package and ComfyUI
 import torch  # noqa: E402
 from livelora.trainer.comfy.demo_model import make_clip  # noqa: E402
 from livelora.trainer.comfy.host import ComfyHost  # noqa: E402
-from livelora.trainer.jobs.book import Jobs  # noqa: E402
+from livelora.trainer.jobs.book import Book  # noqa: E402
 from livelora.trainer.jobs.lease import Lease  # noqa: E402
 from livelora.trainer.recipe.config import TrainConfig  # noqa: E402
 from livelora.trainer.training.task import Task  # noqa: E402
@@ -22,8 +22,8 @@ def main(home: Path, images: Path, dtype: str, recipe: dict) -> None:
     host = ComfyHost(load_flux(random_flux()), make_clip(), random_vae())
     host.dtype = getattr(torch, dtype)
     dataset = read(images)
-    job = Jobs(home, Lease()).submit(Task(host, TrainConfig(**recipe), dataset))
-    job.listeners.append(lambda event, facts: print(event, facts["state"], facts["step"], flush=True))
+    job = Book(home, Lease()).submit(Task.of(host, TrainConfig(**recipe), dataset))
+    job.listeners.append(lambda job, event, _: print(event, job.state, job.history.step, flush=True))
     job.ended.wait()
     print("ended", job.state, job.message, flush=True)
 

@@ -19,16 +19,16 @@ from .journal import Journal
 
 log = logging.getLogger(__name__)
 
-Which = Literal["all", "missing only", "append"]
+Scope = Literal["all", "missing only", "append"]
 NAMED = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """Which captions are written, and how they read."""
+class Plan:
+    """Scope captions are written, and how they read."""
 
     template: str = "{trigger}, {caption}"
-    which: Which = "all"
+    which: Scope = "all"
     write_files: bool = False
     banned: tuple[str, ...] = ()
     """Words and phrases that are taken out."""
@@ -48,27 +48,27 @@ class Captioned:
     """A sentence for each image that has no new caption though it should."""
 
 
-def caption(dataset: Dataset, wish: Wish, engine: Engine | None, scratch: Path,
+def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
             tell: Callable[[int, int], None] = lambda done, total: None) -> Captioned:
     """Writes captions with an engine, or edits those that are there if there is none.
 
     If it is ended from without, the files written so far stay, and the next run with the same engine, settings and seed
     goes on from what `scratch` holds. `tell` hears how many of how many images are done. Raises ValueError for a
-    template or a wish that cannot be, and RuntimeError if the engine fails on every image."""
-    captions.check_template(wish.template)
-    if wish.which == "append" and engine is None:
+    template or a plan that cannot be, and RuntimeError if the engine fails on every image."""
+    captions.check_template(plan.template)
+    if plan.which == "append" and engine is None:
         raise ValueError("which is 'append', but no engine is chosen whose words could be added. Choose an engine, or "
                          "set which to 'all' and write the words into the template: {caption}, more words.")
     wanted = [item for item in {item.path: item for item in dataset.items}.values()
-              if wish.which != "missing only" or not item.own_caption]
+              if plan.which != "missing only" or not item.own_caption]
     check_editable(wanted)
     texts: dict[Path, str] = {}
     problems: list[str] = []
-    with contextlib.closing(_words(wanted, wish, engine, scratch, problems)) as spoken:  # unloads it, whatever happens
+    with contextlib.closing(_words(wanted, plan, engine, scratch, problems)) as spoken:  # unloads it, whatever happens
         for done, (item, words) in enumerate(spoken, start=1):
             if words is not None:
-                text = texts[item.path] = _compose(item, words, wish, dataset.trigger_word)
-                if wish.write_files and text != item.own_caption:
+                text = texts[item.path] = _compose(item, words, plan, dataset.trigger_word)
+                if plan.write_files and text != item.own_caption:
                     captions.write(item.path, text)
             tell(done, len(wanted))
     changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
@@ -77,27 +77,27 @@ def caption(dataset: Dataset, wish: Wish, engine: Engine | None, scratch: Path,
     return Captioned(replace(dataset, items=items), changed, tuple(problems))
 
 
-def _compose(item: Item, words: str, wish: Wish, trigger: str) -> str:
-    present, words = item.own_caption, clean.edit(words, wish.banned, wish.replaced)
-    if wish.which == "append" and present:
+def _compose(item: Item, words: str, plan: Plan, trigger: str) -> str:
+    present, words = item.own_caption, clean.edit(words, plan.banned, plan.replaced)
+    if plan.which == "append" and present:
         return clean.join(present, words)
-    return captions.apply_template(wish.template, trigger=trigger, caption=words, name=item.path.stem)
+    return captions.apply_template(plan.template, trigger=trigger, caption=words, name=item.path.stem)
 
 
-def _words(items: list[Item], wish: Wish, engine: Engine | None, scratch: Path,
+def _words(items: list[Item], plan: Plan, engine: Engine | None, scratch: Path,
            problems: list[str]) -> Generator[tuple[Item, str | None]]:
     """What the template's {caption} stands for in each; None, and a problem, where there is nothing."""
     if engine is None:
         yield from ((item, item.own_caption) for item in items)
         return
-    journal = Journal(scratch / "captioning", engine, wish.seed)
+    journal = Journal(scratch / "captioning", engine, plan.seed)
     said = journal.read()
     with contextlib.ExitStack() as stack:
         describe: Describe | None = None
         for item in items:
             if item.digest not in said:
                 describe = describe or stack.enter_context(engine.opened())
-                said |= _ask(describe, item, engine.max_side, wish.seed, problems)
+                said |= _ask(describe, item, engine.max_side, plan.seed, problems)
                 if item.digest in said:
                     journal.note(item.digest, said[item.digest])
             yield item, said.get(item.digest)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.pictures.pixels import to_image
 from ..disk.packages import require
 from .engine import Describe
 
@@ -118,7 +118,7 @@ def layout(shape: list[int | str | None]) -> tuple[int, bool]:
 
 def square(picture: Tensor, side: int) -> np.ndarray:
     """A picture (h, w, 3) in 0…1 in the middle of a white square, scaled to it: (S, S, 3) in 0…255, blue first."""
-    image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
+    image = to_image(picture)
     edge = max(image.size)
     page = Image.new("RGB", (edge, edge), "white")
     page.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.pictures.pixels import to_image
 from ..disk.packages import require
 from .clean import plain
 from .engine import Describe
@@ -60,7 +61,7 @@ class VisionFolder:
         ask = self._ask_florence if kind == "florence2" else self._ask
 
         def describe(picture: Tensor, seed: int) -> str:
-            image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
+            image = to_image(picture)
             with torch.inference_mode(), _seeded(self.device, seed):
                 return plain(ask(model, processor, image))
 

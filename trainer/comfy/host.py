@@ -19,12 +19,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..disk.packages import require
-from ..lora import formats
+from ..lora.formats import write
 from ..model.host import Sampler, Text
 from ..model.memory import Geometry
 from ..model.view import Weight, build_view
-from .attention import RotaryAttention
-from .checks import check
+from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
 from .text import by_length, encode_text, side_by_side
 from .vae import encode_images
@@ -41,15 +40,14 @@ LOADS = 3
 
 
 class ComfyHost:
-    """A FLUX.1 model in ComfyUI's hands. Nothing of the live model is ever changed."""
-
-    family = "FLUX.1"
+    """A model in ComfyUI's hands. Nothing of the live model is ever changed."""
 
     def __init__(self, patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
-        """Raises ValueError if the three are not a FLUX.1 model with encoders that fit it; touches no weights."""
-        check(patcher, clip, vae)
+        """Raises ValueError if the three are not a model that can be trained with encoders that fit it; touches no
+        weights."""
+        self.family = family_of(patcher, clip, vae)
         self._patcher, self._clip, self._vae = patcher, clip, vae
-        self._base: comfy.model_base.Flux = patcher.model
+        self._base: comfy.model_base.BaseModel = patcher.model
         self._live: Any = patcher.model.diffusion_model
         self.device: torch.device = patcher.load_device
         self.dtype: torch.dtype = self._base.get_dtype_inference()
@@ -59,12 +57,12 @@ class ComfyHost:
         """Of the transformer and what is patched on it: a second for a large model."""
         return fingerprint(self._patcher)
 
-    def image_encoder(self) -> str:
-        """Of the VAE, the device and the version of ComfyUI, on which rounding depends, and the family's scaling."""
+    def image_fingerprint(self) -> str:
+        """From the VAE, the device and the version of ComfyUI, on which rounding depends, and the family's scaling."""
         return self._encoders_now()[0]
 
-    def text_encoder(self, text: str) -> str:
-        """Of CLIP, what was set on it, the device and the version of ComfyUI; empty if the text names an embedding,
+    def text_fingerprint(self, text: str) -> str:
+        """From CLIP, what was set on it, the device and the version of ComfyUI; empty if the text names an embedding,
         which is a file that may change."""
         return "" if "embedding:" in text else self._encoders_now()[1]
 
@@ -73,15 +71,13 @@ class ComfyHost:
             vae, clip = self._vae, self._clip
             settings = repr([clip.layer_idx, clip.tokenizer_options])
             self._encoders = (
-                " ".join([fingerprint(vae.patcher), self.family, str(vae.vae_dtype), vae.device.type, VERSION]),
+                " ".join([fingerprint(vae.patcher), self.family.name, str(vae.vae_dtype), vae.device.type, VERSION]),
                 " ".join([fingerprint(clip.patcher), settings, clip.patcher.load_device.type, VERSION]))
         return self._encoders
 
     def geometry(self) -> Geometry:
-        """Of this FLUX.1; T5 gives 256 tokens for a usual caption."""
-        live = self._live
-        blocks = len(live.double_blocks) + len(live.single_blocks)
-        return Geometry(live.hidden_size, blocks, 256, torch.empty(0, dtype=self.dtype).element_size())
+        """The sizes on which the memory of a step depends."""
+        return self.family.geometry(self._live, torch.empty(0, dtype=self.dtype).element_size())
 
     def load(self, room: int) -> None:
         """Loads the wired model as a prompt would, leaving `room` bytes of the device free."""
@@ -102,10 +98,6 @@ class ComfyHost:
         """A training view of the live transformer."""
         return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
 
-    def blocks(self, view: nn.Module) -> list[nn.Module]:
-        """Double-stream blocks, then single-stream blocks."""
-        return [*view.get_submodule("double_blocks").children(), *view.get_submodule("single_blocks").children()]
-
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, h, w, 3) → (B, C, H, W), scaled as the transformer expects it."""
         return self._base.process_latent_in(encode_images(self._vae, images))
@@ -114,19 +106,14 @@ class ComfyHost:
         """As a LATENT holds them → scaled. Raises ValueError if they are of another kind of VAE."""
         channels = self._base.latent_format.latent_channels
         if latents.shape[0] != channels:
-            raise ValueError(f"The dataset's latents have {latents.shape[0]} channels, and {self.family} works with "
-                             f"{channels}. Encode the images with the VAE that belongs to the model.")
+            raise ValueError(f"The dataset's latents have {latents.shape[0]} channels, and {self.family.name} works "
+                             f"with {channels}. Encode the images with the VAE that belongs to the model.")
         return self._base.process_latent_in(latents[None])[0]
 
     def given_text(self, text: Text) -> Text:
         """As a CONDITIONING holds it. Raises ValueError if it is of other text encoders."""
-        wanted = self._live.txt_in.in_features, self._live.vector_in.in_layer.in_features
-        pooled = text.get("pooled_output")
-        found = text["cond"].shape[-1], 0 if pooled is None else pooled.shape[-1]
-        if found != wanted:
-            raise ValueError(f"The dataset's conditioning has the widths {found[0]} and {found[1]}, and the model "
-                             f"takes {wanted[0]} (T5) and {wanted[1]} (CLIP-L). Encode the captions with the CLIP that "
-                             "belongs to the model.")
+        if problem := self.family.text_problem(self._live, text):
+            raise ValueError(problem)
         return text
 
     def encode_text(self, text: str) -> Text:
@@ -150,8 +137,8 @@ class ComfyHost:
         values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
         values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
         context = values.pop("c_crossattn")
-        options = RotaryAttention(view.get_submodule("pe_embedder")).options()
-        pred = view(noisy.to(self.dtype), sigmas.float(), context=context, transformer_options=options, **values)
+        pred = view(noisy.to(self.dtype), sigmas.float(), context=context,
+                    transformer_options=self.family.options(view), **values)
         return pred.float()
 
     def undisturbed(self) -> bool:
@@ -231,6 +218,6 @@ def _start(tensor: Tensor) -> bytes:
 
 def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor], strength: float = 1.0) -> ModelPatcher:
     """A clone of the model with a LoRA applied by ComfyUI's own loader; the wired one stays as it is."""
-    patched, _ = comfy.sd.load_lora_for_models(patcher, None, formats.write(lora, "ComfyUI"), strength, 0.0)
+    patched, _ = comfy.sd.load_lora_for_models(patcher, None, write(lora, "ComfyUI", FAMILIES), strength, 0.0)
     assert patched is not None, "it is None only if the model is"
     return patched

@@ -14,6 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..data.pictures.buckets import LATENT
 from ..model.host import GiveWay, SampleSettings, Text
 from .interrupts import translated
 from .vae import decode_image
@@ -59,7 +60,7 @@ def _latents(model: ModelPatcher, prompt: Text, negative: Text, settings: Sample
             raise GiveWay
 
     with torch.inference_mode(), _global_rng_restored(), translated():
-        shape = (1, _channels(model), settings.height // 8, settings.width // 8)
+        shape = (1, _channels(model), settings.height // LATENT, settings.width // LATENT)
         empty = torch.zeros(shape, device=mm.intermediate_device())
         noise = comfy.sample.prepare_noise(empty, settings.seed)
         return comfy.sample.sample(

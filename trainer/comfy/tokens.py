@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import comfy.sd
 
-T5_TOKENS = 512
-"""What FLUX.1 was trained with at most (black-forest-labs/flux, `load_t5`). ComfyUI encodes longer texts all the same.
-"""
+from .families import FAMILIES
+
 CLIP_TOKENS = 75
 """What CLIP takes at once, 77, without its start and its end."""
 CLIP_PARTS = {"l", "g", "h"}
@@ -25,7 +24,10 @@ def counter(clip: comfy.sd.CLIP) -> tuple[Callable[[str], int], int]:
         found = _count(clip, caption)
         return max(found[part] - around[part] for part in found)
 
-    return count, CLIP_TOKENS if parts <= CLIP_PARTS else T5_TOKENS
+    if parts <= CLIP_PARTS:
+        return count, CLIP_TOKENS
+    made_for = [family for family in FAMILIES if family.reads(clip)] or FAMILIES
+    return count, max(family.caption_tokens for family in made_for)
 
 
 def _count(clip: comfy.sd.CLIP, text: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ from comfy_execution.cache_provider import CacheContext, CacheProvider, CacheVal
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
+from ..jobs.book import Book
 from ..jobs.job import Job
 from ..jobs.lease import Lease
 
@@ -73,28 +74,24 @@ def prompt_id() -> str | None:
     return context.prompt_id if context else None
 
 
-def wait(job: Job, lease: Lease, node_id: str) -> None:
+def wait(job: Job, book: Book, lease: Lease, node_id: str) -> None:
     """Lends the prompt's lease to the job until it ends, with the node's progress bar and ComfyUI's stop button.
 
     That button ends the job after its step, then the prompt, by raising ComfyUI's InterruptProcessingException. When
     the program ends it does not return."""
     bar = comfy.utils.ProgressBar(job.config.total_steps, node_id=node_id)
-    job.waited_for = True
-    try:
-        with lease.lent():
-            while not job.ended.wait(GLANCE):
-                try:
-                    bar.update_absolute(job.record.step)
-                    mm.throw_exception_if_processing_interrupted()
-                except mm.InterruptProcessingException:
-                    job.interrupt()
-    finally:
-        job.waited_for = False
+    with job.waited_on(), lease.lent():
+        while not job.ended.wait(GLANCE):
+            try:
+                bar.update_absolute(job.history.step)
+                mm.throw_exception_if_processing_interrupted()
+            except mm.InterruptProcessingException:
+                book.interrupt(job)
     if job.closing:
         threading.Event().wait()  # a thread that tidies up while Python ends can abort the process
     if job.interrupted:
         raise mm.InterruptProcessingException
-    bar.update_absolute(job.record.step)
+    bar.update_absolute(job.history.step)
 
 
 def nothing_yet() -> ExecutionBlocker:

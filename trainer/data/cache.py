@@ -24,9 +24,9 @@ from ..disk.files import remove_folder, sweep, write_tensors
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 20 * 2**30
-"""Of all files together. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens in FLUX.1 is 4 MB."""
+"""Of all files together. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens of T5-XXL is 4 MB."""
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 """Numbers that are kept, by their names in safetensors."""
 
@@ -73,7 +73,7 @@ class Cache:
             text = json.dumps(plain)
         except TypeError:
             return False
-        if json.loads(text) != plain or not tensors or not {t.dtype for t in tensors.values()} <= {*DTYPES.values()}:
+        if json.loads(text) != plain or not tensors or not {t.dtype for t in tensors.values()} <= {*STORED.values()}:
             return False
         path = self._path(key)
         try:
@@ -115,7 +115,7 @@ def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         content = torch.from_numpy(raw)[start:]
-    return {name: content[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
+    return {name: content[slice(*entry["data_offsets"])].view(STORED[entry["dtype"]]).view(entry["shape"])
             for name, entry in header.items()}, metadata
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from PIL import Image
 from torch import Tensor
 
 from ..disk.files import creating_folder, write_atomic, write_tensors
 from ..model.host import Text
 from .item import Dataset, Item
+from .pictures.buckets import FINEST, LATENT
+from .pictures.pixels import to_image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +44,10 @@ class Given:
         for name, parts in (("captions", self.captions), ("conditioning", self.texts), ("masks", self.masks)):
             if parts and len(parts) != len(self):
                 raise ValueError(f"There are {len(self)} images and {len(parts)} {name}. Wire in one for each image.")
-        if odd := [tuple(latents.shape[1:]) for latents in self.latents if any(n % 2 for n in latents.shape[1:])]:
+        sizes = [tuple(latents.shape[1:]) for latents in self.latents]
+        if odd := [size for size in sizes if any(edge * LATENT % FINEST for edge in size)]:
             raise ValueError(f"{len(odd)} latents have an odd number of rows or columns, such as {odd[0][0]}×"
-                             f"{odd[0][1]}. Bring the images to multiples of 16 pixels before encoding them.")
+                             f"{odd[0][1]}. Bring the images to multiples of {FINEST} pixels before encoding them.")
 
     def __len__(self) -> int:
         return len(self.images or self.latents)
@@ -81,7 +82,7 @@ def _of_latents(given: Given, folder: Path, captions: list[str], trigger_word: s
     items = []
     for i, (latents, caption) in enumerate(zip(given.latents, captions, strict=True), 1):
         path = folder / f"{i:04}.latents.safetensors"
-        size = latents.shape[2] * 8, latents.shape[1] * 8
+        size = latents.shape[2] * LATENT, latents.shape[1] * LATENT
         items.append(Item(path, caption, 1, size, size, hashlib.sha256(path.read_bytes()).hexdigest(), latents=path))
     edge = round(math.sqrt(items[0].size[0] * items[0].size[1]))
     return Dataset(folder, edge, trigger_word, tuple(items))
@@ -98,14 +99,10 @@ def _digest(given: Given) -> str:
 
 def _write(given: Given, folder: Path) -> None:
     for i, image in enumerate(given.images, 1):
-        _picture(image).save(folder / f"{i:04}.png")
+        to_image(image).save(folder / f"{i:04}.png")
     for i, mask in enumerate(given.masks, 1):
-        _picture(mask).save(folder / f"{i:04}-masklabel.png")
+        to_image(mask).save(folder / f"{i:04}-masklabel.png")
     for i, latents in enumerate(given.latents, 1):
         write_tensors(folder / f"{i:04}.latents.safetensors", {"latents": latents.float().contiguous()})
     for i, text in enumerate(given.texts, 1):
         write_tensors(folder / f"{i:04}.text.safetensors", text)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray((image.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())

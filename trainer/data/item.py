@@ -1,27 +1,21 @@
-"""Images and captions, found, checked and ready to be encoded."""
+"""Images and captions, ready to be encoded: a dataset and its items."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from .captions import files as captions
+from torch import Tensor
+
 from .captions.rules import CaptionRules
-from .pictures.augment import Augment
-from .pictures.buckets import for_resolution
-from .pictures.images import Facts
-from .pictures.index import Index
-from .pictures.masks import Masks, with_mask
-from .sources.choose import find_any
-from .sources.folder import NAMED, Found, name_some
-
-MOST_REPEATS = 10_000
-OnBadImage = Literal["refuse", "skip"]
-OnMissingCaption = Literal["refuse", "use the trigger word"]
+from .naming import name_some
+from .pictures import images, masks
+from .pictures.augment import Augment, View, views
+from .pictures.pixels import to_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,34 @@ class Item:
         """Its caption, empty where the trigger word stands in."""
         return self.caption if self.has_caption else ""
 
+    def masked(self, pictures: Sequence[Path], transparent: bool | None = None) -> Item:
+        """With the first of its mask pictures, else with its alpha channel; as it is if it has neither.
+
+        `transparent`: whether the alpha channel says something, if that is known. Raises ValueError if the mask cannot
+        be read, differs from its image in size, or leaves out all that is trained."""
+        if not pictures and transparent is None:
+            transparent = images.examine(self.path).transparent
+        if not pictures and not transparent:
+            return self
+        mask = pictures[0] if pictures else self.path
+        data = images.read(mask)
+        grey = masks.grey(mask, data, alpha=mask == self.path)
+        if grey.size != self.size:
+            raise ValueError(f"{mask.name} is {grey.size[0]}×{grey.size[1]} pixels and its image {self.path.name} "
+                             f"{self.size[0]}×{self.size[1]}. Save the mask at the size of its image.")
+        if not any(masks.cut(grey, self.bucket, view).getbbox() for view in views(self.augment, self.digest)):
+            left_out, counts = ("transparent", "opaque") if mask == self.path else ("black", "white")
+            raise ValueError(f"{mask.name} is {left_out} in all that is trained of {self.path.name} "
+                             f"({self.bucket[0]}×{self.bucket[1]} around the centre), so nothing counts. Make some of "
+                             f"it {counts}, or set masks to 'ignore'.")
+        return replace(self, mask=mask, mask_digest=hashlib.sha256(data).hexdigest())
+
+    def load_mask(self, view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
+        """Its mask (h, w) in 0…1, cut exactly as `images.load` cuts the image. It must have one."""
+        assert self.mask
+        grey = masks.grey(self.mask, images.read(self.mask), alpha=self.mask == self.path)
+        return to_tensor(masks.cut(grey, self.bucket, view))
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -80,6 +102,13 @@ class Dataset:
         """Equal for the same pixels, captions, repeats, buckets, masks and weights, wherever they lie."""
         content = [(i.digest, i.caption, i.num_repeats, i.bucket, *_rare(i)) for i in self.items]
         return hashlib.sha256(repr(content).encode()).hexdigest()
+
+    def names(self) -> dict[Path, str]:
+        """Each picture's path → its name, such as `10_cat/a.png`: below the dataset's folder; where it is no folder
+        that holds them all (an archive, a configuration), below the folder that does; else the whole path."""
+        paths = dict.fromkeys(item.path for item in self.items)
+        home = _home(self.folder, list(paths))
+        return {path: (path.relative_to(home) if home else path).as_posix() for path in paths}
 
     def without_regularization(self) -> tuple[Dataset, Dataset | None]:
         """What is to be learned, and the images of the class. Raises ValueError if there is nothing to learn."""
@@ -123,7 +152,8 @@ def check_editable(items: Iterable[Item]) -> None:
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:
     """What few images have. Jobs are found by their dataset's fingerprint, so it must not change for the others."""
-    facts = {"mask": item.mask_digest, "weight": item.weight, "rules": item.rules, "augment": item.augment,
+    rules = item.rules and replace(item.rules, caption_dropout_rate=item.rules.caption_dropout_rate or 0.0)
+    facts = {"mask": item.mask_digest, "weight": item.weight, "rules": rules, "augment": item.augment,
              "regularization": item.regularization, "text": item.text and item.text.name}
     usual = {"mask": "", "weight": 1, "rules": None, "augment": Augment(), "regularization": False, "text": None}
     return [(name, fact if isinstance(fact, (str, float)) else repr(fact)) for name, fact in facts.items()
@@ -138,84 +168,10 @@ def _choose(digests: set[str], held_out: float) -> list[str]:
     return sorted(digests)[:count]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cut:
-    """How pictures are brought to size, where their source does not say."""
-
-    resolution: int
-    more_resolutions: tuple[int, ...] = ()
-    """Each image is trained at these as well."""
-    upscale: bool = False
-    """Whether images may be enlarged."""
-    augment: Augment = Augment()
-
-    def buckets(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The (width, height) that a picture of `size` is trained at, for each resolution."""
-        return [self._bucket(size, r) for r in (self.resolution, *self.more_resolutions)]
-
-    def _bucket(self, size: tuple[int, int], resolution: int) -> tuple[int, int]:
-        usual = for_resolution(resolution, upscale=True).choose(size)
-        small = size[0] < usual[0] or size[1] < usual[1]
-        return for_resolution(resolution, upscale=False).choose(size) if small and not self.upscale else usual
-
-
-def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_image: OnBadImage = "refuse",
-         on_missing_caption: OnMissingCaption = "refuse", masks: Masks = "ignore",
-         tell: Callable[[int, int], None] = lambda done, total: None) -> Dataset:
-    """Finds and checks every image of a folder, an archive or another trainer's dataset configuration.
-
-    `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` hears how
-    many of how many pictures are checked. Raises ValueError that names the files and says what to do: nothing there, no
-    images, unreadable images, captions that are missing or no text, unusable masks or weights."""
-    found, passed_over = find_any(source, scratch)
-    unique = list(dict.fromkeys(entry.path for entry in found))
-    known = dict(zip(unique, Index(scratch / "scans").examine(unique, tell), strict=True))
-    items, bad = [], []
-    for entry in found:
-        try:
-            items += _items(entry, known[entry.path], cut, trigger_word, masks)
-        except ValueError as err:
-            bad.append(str(err))
-    bad = list(dict.fromkeys(bad))  # an image may be in several subsets
-    if bad and on_bad_image == "refuse":
-        raise ValueError(f"{len(bad)} of {len(found)} images in '{source}' cannot be used:\n" + "\n".join(bad[:NAMED])
-                         + "\nMend them, or set bad_images to 'skip'.")
-    if not items:
-        raise ValueError(f"None of the {len(found)} images in '{source}' can be used:\n" + "\n".join(bad[:NAMED]))
-    if uncaptioned := list(dict.fromkeys(i.path.name for i in items if not i.has_caption)):
-        _check_uncaptioned(source, uncaptioned, len(unique), trigger_word, on_missing_caption)
-    if masks == "ignore" and (pictures := sorted({mask.name for entry in found for mask in entry.masks
-                                                  if entry.masked is None})):
-        passed_over.append(f"{len(pictures)} mask pictures, because masks is 'ignore': {name_some(pictures)}")
-    own = [b.resolution[0] for entry in found for b in entry.buckets]
-    return Dataset(source, own[0] if own else cut.resolution, trigger_word, tuple(items), (*bad, *passed_over))
-
-
-def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str, masks: Masks) -> list[Item]:
-    """An image, once for each resolution that it has a size of its own in. Raises ValueError if it is unusable."""
-    if isinstance(facts, ValueError):
-        raise facts
-    if found.num_repeats > MOST_REPEATS:
-        raise ValueError(f"{found.path.parent.name}: {found.path.name} comes {found.num_repeats} times an epoch, and "
-                         f"{MOST_REPEATS} are the most. Lower the number of repeats.")
-    text = captions.read(found.path, found.caption_extension) if found.caption is None else found.caption
-    caption = (text or "") if found.rules else captions.one_line(text or "")
-    masked = found.masked if found.masked is not None else masks == "use"
-    items = []
-    buckets = [b.choose(facts.size) for b in found.buckets] or cut.buckets(facts.size)
-    for bucket in dict.fromkeys(buckets):
-        item = Item(found.path, caption or trigger_word, found.num_repeats, facts.size, bucket, facts.digest,
-                    has_caption=bool(caption), weight=found.weight, rules=found.rules,
-                    augment=found.augment or cut.augment, regularization=found.regularization,
-                    perceptual_hash=facts.perceptual_hash, sharpness=facts.sharpness)
-        items.append(with_mask(item, found.masks, facts.transparent) if masked else item)
-    return items
-
-
-def _check_uncaptioned(folder: Path, names: list[str], total: int, trigger_word: str, rule: OnMissingCaption) -> None:
-    problem = f"{len(names)} of {total} images in '{folder}' have no caption: {name_some(names)}."
-    if rule == "refuse":
-        raise ValueError(f"{problem} Write one text file for each image (cat.png → cat.txt), or set missing_captions "
-                         "to 'use the trigger word'.")
-    if not trigger_word:
-        raise ValueError(f"{problem} They cannot be trained with the trigger word, because trigger_word is empty.")
+def _home(folder: Path, paths: list[Path]) -> Path | None:
+    if all(path.is_relative_to(folder) for path in paths):
+        return folder
+    try:
+        return Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:  # on two drives, or some absolute and some not
+        return None

@@ -13,7 +13,7 @@ from ..disk.files import write_atomic
 from .captions import files as captions
 from .captions import table
 from .item import Dataset, check_editable
-from .naming import file_names, name_some
+from .naming import name_some
 
 CAPTION, ACCEPTED = "caption", "accepted"
 """The columns beside file_name."""
@@ -38,7 +38,7 @@ def rows(dataset: Dataset, accepted: frozenset[Path] | None = None) -> dict[str,
     `accepted`: which pictures are. None: all."""
     first = {item.path: item for item in reversed(dataset.items)}
     return {name: {CAPTION: first[path].own_caption, ACCEPTED: "yes" if accepted is None or path in accepted else "no"}
-            for path, name in file_names(dataset).items()}
+            for path, name in dataset.names().items()}
 
 
 def as_text(rows: Mapping[str, table.Row]) -> str:
@@ -74,7 +74,7 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
         raise ValueError(f"The table '{path}' does not exist. Write one first (action 'write table'), or correct its "
                          "name.")
     found = table.read(path)
-    names = file_names(dataset)
+    names = dataset.names()
     here = {picture: found[name] for picture, name in names.items() if name in found}
     if not here:
         raise ValueError(f"None of the {len(found)} rows in {path.name} is for an image in '{dataset.folder}'. They "
@@ -102,7 +102,7 @@ def search_and_replace(dataset: Dataset, find: str, replacement: str, regular_ex
 def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> Dataset:
     """The pictures that a table, `source`, accepts. Raises ValueError if it accepts none."""
     kept = tuple(item for item in dataset.items if item.path in accepted)
-    names = file_names(dataset)
+    names = dataset.names()
     left_out = [name for picture, name in names.items() if picture not in accepted]
     if not kept:
         raise ValueError(f"{source} accepts none of the {len(names)} images. Write yes into its column "
@@ -139,7 +139,7 @@ def write_captions(dataset: Dataset) -> int:
 
 def changes(before: Dataset, after: Dataset) -> list[str]:
     """Each changed caption, before → after. Both have the same images."""
-    names = file_names(before)
+    names = before.names()
     pairs = ((names[old.path], old.own_caption, new.own_caption)
              for old, new in zip(before.items, after.items, strict=True))
     return list(dict.fromkeys(f"{name}: “{old}” → “{new}”" for name, old, new in pairs if old != new))

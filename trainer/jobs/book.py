@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..disk.files import sweep
-from ..recipe.choices import Sharing
 from ..training.task import Task, fingerprint
 from .folder import JobFolder
-from .job import Job, Listener
-from .lease import Lease
-from .states import ACTIVE, COMING, Refused
-from .worker import TrainQueue
+from .job import Job
+from .lease import Lease, Sharing
+from .states import ACTIVE, COMING, Refused, Wish
+from .status import details, status
+from .worker import Worker
 from .workflow import Graph
 
 log = logging.getLogger(__name__)
@@ -26,14 +28,17 @@ log = logging.getLogger(__name__)
 PATIENCE = 10.0
 """Seconds that a training is given to save its state when the program ends."""
 
+Hears = Callable[[str, dict[str, Any]], None]
+"""Takes an event ("progress", "sample" or "deleted") and its facts, as plain values, with the job's id as `job`."""
 
-class Jobs:
-    """Finds the job of a task or starts one. What can be done with several jobs at once is done here, under a lock."""
 
-    def __init__(self, folder: Path, lease: Lease, queue: TrainQueue | None = None,
-                 listeners: Sequence[Listener] = ()) -> None:
-        """`queue`: shared with others; one of them all trains at a time. `listeners` hear of every job."""
-        self._folder, self._queue, self._listeners = folder, queue or TrainQueue(lease), listeners
+class Book:
+    """Finds the job of a task or starts one, and does with jobs what needs the queue."""
+
+    def __init__(self, folder: Path, lease: Lease, worker: Worker | None = None,
+                 listeners: Sequence[Hears] = ()) -> None:
+        """`worker`: shared with others; one of them all trains at a time. `listeners` hear of every job."""
+        self._folder, self._worker, self._listeners = folder, worker or Worker(lease), listeners
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] | None = None
         self._extended = 0
@@ -56,11 +61,21 @@ class Jobs:
         they had learned must not be answered from ComfyUI's cache when it is queued again: this number tells."""
         return self._extended + sum(job.cut_short for job in self.all())
 
+    def status(self, job: Job) -> dict[str, Any]:
+        """What a person sees of a job, as plain values."""
+        return status(job, self._worker.position(job))
+
+    def details(self, job: Job) -> dict[str, Any]:
+        """`status`, and what takes longer to find out."""
+        return details(job, self._worker.position(job))
+
+    # What a person wants. Each raises Refused if it does not go with the job's state
+
     def submit(self, task: Task, graph: Graph | None = None, sharing: Sharing = "prompts first",
                expected: str = "") -> Job:
         """The job that trains, or has trained, exactly this task. One that was paused, stopped, failed or died with its
         process goes on from its newest state; if there is none, a new one is queued. `expected`: the id of the job that
-        it must be. Raises ValueError if it is another, OSError if no folder can be made."""
+        it must be. Raises ValueError if it is another, OSError if a new one cannot be written down."""
         parts = task.fingerprints()
         with self._lock:
             job = self._find(parts)
@@ -69,68 +84,112 @@ class Jobs:
             if job is None:
                 job = self._new(task, parts, sharing)
             with job.lock:
-                job.sharing, job.awaited = sharing, ""
-                if job.state in ACTIVE:
-                    job.attend(task.config)
-                elif not job.reached(task.config):
-                    job.folder.create()
-                    job.begin(task, graph)
+                job.was_queued(sharing)
+                if job.state not in ACTIVE:
+                    self._go_on(job, task, graph)
+                elif task.config.total_steps > job.config.total_steps and not job.why_not("extend"):
+                    job.lengthen(task.config)
             return job
+
+    def _go_on(self, job: Job, task: Task, graph: Graph | None) -> None:
+        """A finished job does, if the recipe has more steps for it, or if its LoRA is lost."""
+        done = job.state == "done" and (job.history.step >= task.config.total_steps or task.config == job.config)
+        if not (done and job.lora("last") is not None):
+            job.folder.create()
+            self._queue(job, task, graph)
 
     def resume(self, job: Job) -> bool:
         """Puts a job in the queue again. False if its model is not in memory: its workflow must then be queued, or
-        `not_coming` be called. Raises Refused."""
+        `not_coming` be called."""
         with job.lock:
             job.check("resume")
             if job.task:
-                job.begin()
+                self._queue(job)
                 return True
-            job.awaited = COMING
-            job.notify("progress", job.status())
+            job.await_prompt(COMING)
             return False
 
     def extend(self, job: Job, steps: int) -> bool:
         """Lengthens a job by so many steps. False as with `resume`; the workflow needs that many more `extra_steps`.
-        Raises Refused, and ValueError for a recipe that cannot be trained."""
+        Raises ValueError for a recipe that cannot be trained."""
         with job.lock:
             job.check("extend")
             longer = dataclasses.replace(job.config, extra_steps=job.config.extra_steps + steps)
             self._extended += 1
             if job.state in ("stopped", "done"):
-                job.awaited = COMING
-                job.notify("progress", job.status())
+                job.await_prompt(COMING)
                 return False
             job.lengthen(longer)
             return True
 
+    def pause(self, job: Job) -> None:
+        """After the step under way its state is saved, and others can train."""
+        self._wish(job, "pause")
+
+    def stop(self, job: Job) -> None:
+        """Ends after the step under way. What it learned is kept, and it can go on from there."""
+        self._wish(job, "stop")
+
+    def discard(self, job: Job) -> None:
+        """Ends after the step under way and forgets what it learned."""
+        self._wish(job, "discard")
+
     def move(self, job: Job, position: int) -> None:
-        """To a place in the queue; 0 is next. Raises Refused."""
+        """Moves a job to a place in the queue; 0 is next."""
         with job.lock:
             job.check("move")
-            if not self._queue.move(job, position):
+            if not self._worker.move(job, position):
                 raise Refused("This job has just begun, so it waits no longer.")
-            job.notify("progress", job.status())
+            job.progress()
 
     def delete(self, job: Job) -> None:
-        """With all its files, for good. Raises Refused, and OSError if they cannot be removed."""
+        """Removes a job with all its files, for good. Raises OSError if they cannot be removed."""
         with self._lock, job.lock:
             job.check("delete")
             job.folder.remove()
             self._known().pop(job.id, None)
-            job.notify("deleted", {})
+            job.notify("deleted")
+
+    # What the program does
+
+    def interrupt(self, job: Job) -> None:
+        """The program's stop button was pressed by somebody who meant this job."""
+        with job.lock:
+            job.interrupt()
+            if not job.why_not("stop"):
+                self.stop(job)
 
     def prompt_ended(self, prompt_id: str) -> None:
         """A prompt is over. If it was to bring a job's model back, it has not."""
         for job in self.all():
             if job.awaited == prompt_id:
-                job.not_coming("Its workflow ended before it reached LoRA Train. ComfyUI's log says why.")
+                job.not_coming("Its workflow ended before it reached LoRA Train. ComfyUI's log says why.", prompt_id)
 
     def close(self) -> float:
         """Pauses every job, for the end of the program. Gives the seconds that this may take."""
         active = [job for job in (self._jobs or {}).values() if job.state in ACTIVE]
         for job in active:
-            job.close()
-        return PATIENCE + max((job.record.step_seconds for job in active), default=0.0)
+            with job.lock:
+                job.close()
+                if not job.why_not("pause"):
+                    self.pause(job)
+        return PATIENCE + max((job.history.step_seconds for job in active), default=0.0)
+
+    def _queue(self, job: Job, task: Task | None = None, graph: Graph | None = None) -> None:
+        job.queue(task, graph)
+        self._worker.put(job)
+
+    def _wish(self, job: Job, wish: Wish) -> None:
+        """At once if the job does not train, else after the step under way."""
+        with job.lock:
+            job.check(wish)
+            if job.state == "paused" or (job.state == "queued" and self._worker.remove(job)):
+                job.end(wish)
+            else:
+                job.want(wish)
+
+    def _tell(self, listener: Hears, job: Job, event: str, facts: dict[str, Any]) -> None:
+        listener(event, self.status(job) if event == "progress" else {"job": job.id, **facts})
 
     # On disk
 
@@ -139,8 +198,8 @@ class Jobs:
             if self._jobs is None:
                 self._jobs = {}
                 sweep(self._folder)  # a job of which half was removed
-                for path in sorted(self._folder.glob("*/job.json")):
-                    self._read(JobFolder(path.parent))
+                for folder in JobFolder.all_in(self._folder):
+                    self._read(folder)
             return self._jobs
 
     def _read(self, folder: JobFolder) -> None:
@@ -151,7 +210,7 @@ class Jobs:
             log.warning("The job in %s cannot be read (%s: %s); it is left alone", folder.path, type(err).__name__, err)
             return
         folder.tidy()
-        job.record.read()
+        job.history.read()
         if job.state in ACTIVE:
             job.enter("paused", job.where("ComfyUI ended", "Resume to go on."))
         elif job.state == "done" and not folder.has_lora():  # the disk was full, and the LoRA was lost with the process
@@ -159,7 +218,7 @@ class Jobs:
 
     def _make(self, folder: JobFolder, facts: dict[str, Any]) -> Job:
         assert self._jobs is not None
-        job = Job(folder, facts, self._queue, self._listeners)
+        job = Job(folder, facts, [partial(self._tell, listener) for listener in self._listeners])
         self._jobs[job.id] = job
         return job
 
@@ -168,11 +227,18 @@ class Jobs:
         word = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:30]
         folder = JobFolder(self._folder / "-".join(filter(None, (
             now.strftime("%Y%m%d-%H%M%S"), word, fingerprint(parts)[:8]))))
-        folder.create()
-        return self._make(folder, {
-            "id": folder.path.name, "name": name, "fingerprints": parts, "state": "stopped", "message": "",
-            "sharing": sharing, "created": now.isoformat(timespec="seconds"), "recipe": task.config.as_dict(),
-            "dataset": str(task.dataset.folder), "images": len(task.dataset.items)})
+        facts = {"id": folder.path.name, "name": name, "fingerprints": parts, "state": "stopped", "message": "",
+                 "sharing": sharing, "created": now.isoformat(timespec="seconds"), "recipe": task.config.as_dict(),
+                 "dataset": str(task.dataset.folder), "images": len(task.dataset.items)}
+        try:
+            folder.create()
+            folder.write_job(facts)
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                folder.remove()
+            raise OSError(f"The new job cannot be written to '{folder.path}' ({err.strerror or err}). Make room there, "
+                          "or allow writing, then queue again.") from err
+        return self._make(folder, facts)
 
     def _find(self, parts: dict[str, str]) -> Job | None:
         return next((job for job in reversed(self.all()) if job.fingerprints == parts), None)

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ..data.pictures.pixels import to_image
 from ..disk.files import remove_folder, replacing, sweep, write_atomic, write_json, write_tensors
 from ..lora.file import Lora, load
 from .workflow import Graph
@@ -74,6 +73,15 @@ class JobFolder:
             raise OSError(f"{what} needs {needed / 2**20:.0f} MiB, and the disk of {self.path} has {free / 2**20:.0f} "
                           f"MiB left ({RESERVE // 2**20} MiB are left free). Make room, delete jobs you no longer "
                           "need, or lower keep_states")
+
+    @classmethod
+    def all_in(cls, home: Path) -> list[JobFolder]:
+        """The folders of all jobs below `home`, oldest first. They are not read."""
+        return [cls(path.parent) for path in sorted(home.glob("*/job.json"))]
+
+    def has_job(self) -> bool:
+        """Whether there is a `job.json`."""
+        return (self.path / "job.json").exists()
 
     def read_job(self) -> dict[str, Any] | None:
         """The content of `job.json`, None if it is not there or not readable."""
@@ -136,9 +144,8 @@ class JobFolder:
         about = PngInfo()
         for key, value in texts.items():
             about.add_text(key, json.dumps(value))
-        pixels = (image.clamp(0, 1) * 255).round().byte().numpy().astype(np.uint8)
         with replacing(self._samples / name) as temporary:
-            Image.fromarray(pixels).save(temporary, "PNG", pnginfo=about)
+            to_image(image).save(temporary, "PNG", pnginfo=about)
         return name
 
     def sample_path(self, name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a run has recorded so far: losses, held-out losses, warnings; in memory and in its folder."""
+"""What a job has recorded so far: losses, held-out losses, warnings; in memory and in its folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import statistics
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from ..training.trainer import StepResult
 from ..training.validation import Curve
@@ -18,9 +18,18 @@ log = logging.getLogger(__name__)
 
 MOST_LOSSES = 10000
 """Newest losses that a person is given."""
+Tolerated = Literal["metrics", "state", "LoRA", "best LoRA", "workflow"]
+TOLERATED: dict[Tolerated, str] = {
+    "metrics": "The metrics could not be recorded",
+    "state": "The state could not be saved",
+    "LoRA": "The LoRA could not be written to the job's folder",
+    "best LoRA": "The best LoRA could not be written to the job's folder",
+    "workflow": "The workflow could not be written to the job's folder",
+}
+"""What a disk may refuse to take without an end to the training: it is in memory still, or can be made again."""
 
 
-class Record:
+class History:
     """Grows by a line a step. A disk that is full or read-only costs lines in the file, never the training."""
 
     def __init__(self, folder: JobFolder) -> None:
@@ -40,7 +49,7 @@ class Record:
         if up_to is not None:
             self._board = Board(self._folder.path, up_to)
             lines = [line for line in lines if up_to and line["step"] <= up_to]
-            with self.nothing_lost("The metrics could not be rewritten"):
+            with self.tolerating("metrics"):
                 self._folder.rewind_metrics(up_to)
         steps = [line for line in lines if "loss" in line]
         self.step = up_to if up_to is not None else max((line["step"] for line in steps), default=0)
@@ -76,7 +85,7 @@ class Record:
         return self.held_out.best == (self.step, loss)
 
     def _append(self, facts: dict[str, Any]) -> None:
-        with self.nothing_lost("The metrics could not be recorded"):
+        with self.tolerating("metrics"):
             self._folder.append_metrics(facts)
             if self._board:
                 self._board.add(facts)
@@ -87,12 +96,12 @@ class Record:
         return statistics.median(self._seconds) if self._seconds else 0.0
 
     @contextlib.contextmanager
-    def nothing_lost(self, what: str) -> Iterator[None]:
+    def tolerating(self, what: Tolerated) -> Iterator[None]:
         """What fails to be written inside is reported, and training goes on."""
         try:
             yield
         except OSError as err:
-            self.warn(f"{what}: {err}. Training goes on; make room on the disk.")
+            self.warn(f"{TOLERATED[what]}: {err}. Training goes on; make room on the disk.")
 
     def warn(self, message: str) -> None:
         """Tells a person something, once."""

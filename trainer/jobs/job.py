@@ -1,41 +1,38 @@
-"""A training job: what it is, what state it is in, and what a person can do with it."""
+"""A training job: what it is, what state it is in, and what it can be told."""
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
 
 from ..lora.file import Lora
-from ..recipe.choices import Sharing
 from ..recipe.config import TrainConfig
 from ..training.preparation import Prepared
 from ..training.task import Task
+from .card import Card
 from .folder import JobFolder, Which
-from .history import MOST_LOSSES, Record
-from .states import ACTIONS, Refused, State, Wish, why_not
-from .worker import TrainQueue
+from .history import History
+from .lease import Sharing
+from .states import ACTIONS, DURING_TRAINING, REQUEUED, Refused, State, Wish, any_of
 from .workflow import Graph
-
-if TYPE_CHECKING:
-    from ..training.trainer import Trainer
-    from .run import Run
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[str, dict[str, Any]], None]
+Listener = Callable[["Job", str, dict[str, Any]], None]
+"""Hears the job, what happened to it, and the facts of that."""
 
 
 class Job:
     """One training, on disk for good and in memory while this process lives. Its state in memory and on disk change
-    together, under its lock."""
+    together, under its lock. It knows no queue: the book has that."""
 
-    def __init__(self, folder: JobFolder, facts: dict[str, Any], queue: TrainQueue,
-                 listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, folder: JobFolder, facts: dict[str, Any], listeners: Sequence[Listener] = ()) -> None:
         """`facts`: what `job.json` holds. Raises ValueError if its recipe is not one of this version."""
         self.id, self.folder, self.lock = folder.path.name, folder, threading.RLock()
+        self.card = Card(folder, facts)
         self.state: State = facts["state"]
         self.message: str = facts["message"]
         self.config = TrainConfig(**facts["recipe"])
@@ -43,7 +40,7 @@ class Job:
         self.fingerprints: dict[str, str] = facts["fingerprints"]
         self.listeners: list[Listener] = list(listeners)
         self.graph: Graph | None = folder.read_graph()
-        self.record = Record(folder)
+        self.history = History(folder)
         self.ended = threading.Event()
         """Set while it neither trains nor waits for its turn."""
         self.ended.set()
@@ -58,14 +55,12 @@ class Job:
         self.task: Task | None = None
         """Kept while it may go on: it holds the model."""
         self.prepared: Prepared | None = None
-        self.run: Run | None = None
-        self.trainer: Trainer | None = None
         self.unwritten: Lora | None = None
         """The finished LoRA, if the disk did not take it."""
         self.cut_short = 0
         """How often, in this process, it ended before its time."""
-        self._facts, self._queue = facts, queue
-        self.asked: set[str] = set()
+        self._source: Callable[[], Lora | None] | None = None
+        self._asked: set[str] = set()
         """What shall be done once, after the step under way."""
 
     # What others ask of a job
@@ -77,71 +72,67 @@ class Job:
             return self.folder.read_lora(which)
         if which == "best" and (best := self.folder.read_lora("best")):
             return best
-        run, trainer = self.run, self.trainer  # the training thread may let go of them at any time
-        if run and trainer and trainer.steps_done:
-            return run.lora(trainer)
+        source = self._source  # the training thread may let go of it at any time
+        if source and (newest := source()):
+            return newest
         if self.state in ("done", "stopped") and (kept := self.unwritten or self.folder.read_lora("last")):
             return kept
         return self.folder.newest_lora()
 
     def version(self, which: Which | int) -> tuple:
         """Changes when `lora` would give another LoRA."""
-        best = self.record.held_out.best if which == "best" else None
-        return self.id, which, best[0] if best else self.record.step
+        best = self.history.held_out.best if which == "best" else None
+        return self.id, which, best[0] if best else self.history.step
 
-    def reached(self, config: TrainConfig) -> bool:
-        """Whether it is done, and not to be extended by this recipe."""
-        done = self.state == "done" and (self.record.step >= config.total_steps or config == self.config)
-        return done and self.lora("last") is not None
-
-    @property
-    def actions(self) -> list[str]:
-        """What can be done with it now."""
-        return [name for name in ACTIONS if not why_not(self, name)]
-
-    def status(self) -> dict[str, Any]:
-        """What a person sees of it, as plain values."""
-        with self.lock:
-            facts = self.record.facts(self.config.total_steps)
-            left = facts.pop("seconds_left")
-            return {"job": self.id, "name": self._facts["name"], "state": self.state,
-                    "message": "Its workflow waits in ComfyUI's queue." if self.awaited else self.message,
-                    "actions": self.actions, "position": self._queue.position(self), "sharing": self.sharing,
-                    "created": self._facts["created"], **facts, "eta": left if self.state == "training" else None}
-
-    def details(self) -> dict[str, Any]:
-        """`status`, and what takes longer to find out."""
-        return {**self.status(), "losses": self.record.losses[-MOST_LOSSES:], "samples": self.folder.samples(),
-                "snapshots": self.folder.snapshots(), "disk_bytes": self.folder.bytes_used(),
-                "recipe": self.config.as_dict(), "dataset": self._facts["dataset"], "images": self._facts["images"],
-                "preview": bool(self.task and self.task.preview)}
-
-    # What a person does with it. Each raises Refused if it does not go with the state
+    def why_not(self, action: str) -> str:
+        """A sentence if the action is not possible now; else nothing."""
+        possible = ACTIONS[action]
+        if self.state not in possible:
+            return f"This job is {self.state}, so '{action}' is not possible. It is when a job is {any_of(possible)}."
+        if self.wish and action in DURING_TRAINING:
+            return f"This job is about to {self.wish}, after the step under way. Ask again when it has."
+        if action in self._asked:
+            return f"'{action}' was asked for already, and comes after the step under way."
+        if action == "sample" and not (self.task and self.task.preview):
+            return "This job has no preview prompts. Wire LoRA Sample Preview into LoRA Train and queue it again."
+        if self.awaited and action in ("resume", "extend", "delete"):
+            return "This job's workflow waits in ComfyUI's queue already, to go on. Wait for it, or cancel it there."
+        if action in REQUEUED and not self.graph and (action == "duplicate" or not self.task):
+            return "The workflow that this job came from is not known. Queue it again by hand."
+        return ""
 
     def check(self, action: str) -> None:
-        """Raises Refused if the action does not go with the state."""
-        if reason := why_not(self, action):
+        """Raises Refused if the action is not possible now."""
+        if reason := self.why_not(action):
             raise Refused(reason)
 
-    def pause(self) -> None:
-        """After the step under way its state is saved, and others can train."""
-        self._wish_for("pause")
+    # What a person wants of it. Each raises Refused if it does not go with the state
 
-    def stop(self) -> None:
-        """Ends after the step under way. What it learned is kept, and it can go on from there."""
-        self._wish_for("stop")
+    def want(self, wish: Wish) -> None:
+        """Notes what shall become of the training after the step under way."""
+        with self.lock:
+            self.check(wish)
+            self.wish, self.message = wish, f"About to {wish}, after this step."
+            self.notify("progress")
 
-    def discard(self) -> None:
-        """Ends after the step under way and forgets what it learned."""
-        self._wish_for("discard")
+    def end(self, wish: Wish) -> None:
+        """Pauses, stops or discards it at once: it is not in the training thread."""
+        with self.lock:
+            if wish == "pause":
+                self.rest("paused", self.where("Paused", "Resume to go on."))
+            elif wish == "discard":
+                self.forget()
+            else:
+                with self.history.tolerating("LoRA"):
+                    self.folder.keep_lora(self.unwritten)
+                self.rest("stopped", self.where("Stopped", "Queue again to go on."))
 
-    def save(self) -> None:
-        """Writes a state after the step under way."""
-        self._ask("save")
-
-    def sample(self) -> None:
-        """Draws the previews after the step under way."""
-        self._ask("sample")
+    def ask(self, name: str) -> None:
+        """Asks for a state ("save") or the previews ("sample") after the step under way."""
+        with self.lock:
+            self.check(name)
+            self._asked.add(name)
+            self._tell()
 
     def share(self, sharing: Sharing) -> None:
         """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for no such rule."""
@@ -164,8 +155,8 @@ class Job:
                 self.wish = "extend"
             self._tell()
 
-    def begin(self, task: Task | None = None, graph: Graph | None = None) -> None:
-        """Puts it in the queue, with a new task or the one it has."""
+    def queue(self, task: Task | None = None, graph: Graph | None = None) -> None:
+        """Takes a new task, or keeps the one it has, and waits for its turn."""
         with self.lock:
             if task:
                 self.task, self.prepared, self.config = task, None, task.config
@@ -174,40 +165,77 @@ class Job:
             self.awaited, self.interrupted = "", False
             self.ended.clear()
             self.enter("queued")
-            self._queue.put(self)
 
-    def attend(self, config: TrainConfig) -> None:
-        """Its workflow was queued again while it is active: it goes on, further if the recipe asks for that."""
+    def was_queued(self, sharing: Sharing) -> None:
+        """A prompt with this job's workflow runs: what was awaited is there."""
         with self.lock:
-            if config.total_steps > self.config.total_steps and not why_not(self, "extend"):
-                self.lengthen(config)
+            self.sharing, self.awaited = sharing, ""
 
-    def not_coming(self, message: str) -> None:
-        """The prompt that was to bring the model back did not."""
+    def await_prompt(self, prompt_id: str) -> None:
+        """A prompt will bring its model back; COMING if it has no id yet."""
         with self.lock:
-            self.awaited, self.message = "", message or self.message
-            self._tell()
+            self.awaited = prompt_id
+            self.notify("progress")
+
+    def not_coming(self, message: str, prompt_id: str = "") -> None:
+        """The prompt that was to bring the model back did not; with `prompt_id`, only if it is still that one."""
+        with self.lock:
+            if prompt_id in ("", self.awaited):
+                self.awaited, self.message = "", message or self.message
+                self._tell()
+
+    @contextlib.contextmanager
+    def waited_on(self) -> Iterator[None]:
+        """While inside, a prompt waits for it."""
+        self.waited_for = True
+        try:
+            yield
+        finally:
+            self.waited_for = False
 
     def interrupt(self) -> None:
         """The program's stop button was pressed by somebody who meant this job."""
-        with self.lock:
-            self.interrupted = True
-            if not why_not(self, "stop"):
-                self._wish_for("stop")
+        self.interrupted = True
 
     def close(self) -> None:
-        """The program ends: pauses, and what waits for it goes no further."""
-        with self.lock:
-            self.closing = True
-            if not why_not(self, "pause"):
-                self._wish_for("pause")
+        """The program ends, and what waits for this job goes no further."""
+        self.closing = True
 
     # What the training thread asks of it
+
+    def start(self) -> Task:
+        """It is its turn. Gives its task, with every extension that was asked for until now."""
+        with self.lock:  # what extends it comes before, and is in its task, or after, and is a wish
+            assert self.task is not None, "a job in the queue has a task"
+            if self.wish == "extend":
+                self.wish = None
+            self.enter("preparing")
+            return self.task
+
+    def lend(self, source: Callable[[], Lora | None] | None) -> None:
+        """`source` gives the LoRA as it is while the job trains; None when it no longer does."""
+        self._source = source
+
+    def keep(self, prepared: Prepared) -> None:
+        """Keeps what was prepared, for when it goes on."""
+        self.prepared = prepared
+
+    def hold(self, lora: Lora | None) -> None:
+        """Keeps the finished LoRA until the disk has it."""
+        self.unwritten = lora
 
     def takes(self, name: str) -> bool:
         """Whether this was asked for; it is then no longer."""
         with self.lock:
-            return name in self.asked and not self.asked.remove(name)
+            return name in self._asked and not self._asked.remove(name)
+
+    def progress(self, message: str | None = None) -> None:
+        """Tells all listeners how far it is. `message`: what is being done, for a person."""
+        with self.lock:
+            self.message = self.message if message is None else message
+            if self.card.behind:
+                self.write()
+            self.notify("progress")
 
     def enter(self, state: State, message: str = "") -> None:
         """Changes the state, here and on disk."""
@@ -215,7 +243,7 @@ class Job:
             self.state, self.message = state, message
             if state not in ("preparing", "training"):
                 self.wish = None
-                self.asked.clear()
+                self._asked.clear()
             log.info("LoRA training %s: %s %s", self.id, state, message)
             self._tell()
 
@@ -231,70 +259,42 @@ class Job:
     def forget(self) -> None:
         """Drops what was learned, for good."""
         with self.lock:
-            stopped = f"Stopped at step {self.record.step}, "
+            stopped = f"Stopped at step {self.history.step}, "
             try:
                 self.folder.discard()
                 self.folder.create()
                 message = stopped + "and what was learned was discarded. Resume to start over."
             except OSError as err:
                 message = stopped + f"but not all that was learned could be removed ({err}). Delete the job."
-            self.record, self.unwritten = Record(self.folder), None
+            self.history, self.unwritten = History(self.folder), None
             self.rest("stopped", message)
 
     def where(self, what: str, then: str) -> str:
         """A sentence on how far it came."""
-        if self.closing:
-            what, then = "ComfyUI was closed", "Resume to go on."
-        step, total = self.record.step, self.config.total_steps
+        what, then = ("ComfyUI was closed", "Resume to go on.") if self.closing else (what, then)
+        step, total = self.history.step, self.config.total_steps
         return f"{what} {f'at step {step} of {total}' if step else 'before training began'}. {then}"
 
     def write(self) -> None:
-        """Replaces `job.json`."""
-        self._facts |= {"state": self.state, "message": self.message, "step": self.record.step,
-                        "recipe": self.config.as_dict(), "sharing": self.sharing,
-                        "changed": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
-        with self.record.nothing_lost("The job's state could not be written"):
-            self.folder.write_job(self._facts)
-
-    def _wish_for(self, wish: Wish) -> None:
+        """Replaces `job.json`. Raises OSError if there is none yet and it cannot be written."""
         with self.lock:
-            self.check(wish)
-            if self.state == "paused" or (self.state == "queued" and self._queue.remove(self)):
-                self._end_now(wish)
-            else:
-                self.wish, self.message = wish, f"About to {wish}, after this step."
-                self.notify("progress", self.status())
-
-    def _end_now(self, wish: Wish) -> None:
-        """Outside the training thread."""
-        if wish == "pause":
-            self.rest("paused", self.where("Paused", "Resume to go on."))
-        elif wish == "discard":
-            self.forget()
-        else:
-            with self.record.nothing_lost("The LoRA could not be written to the job's folder"):
-                self.folder.keep_lora(self.unwritten)
-            self.rest("stopped", self.where("Stopped", "Queue again to go on."))
-
-    def _ask(self, name: str) -> None:
-        with self.lock:
-            self.check(name)
-            self.asked.add(name)
-            self._tell()
+            self.card.write(state=self.state, message=self.message, step=self.history.step,
+                            recipe=self.config.as_dict(), sharing=self.sharing)
 
     def _tell(self) -> None:
         self.write()
-        self.notify("progress", self.status())
+        self.notify("progress")
 
     def _take_graph(self, graph: Graph) -> None:
         self.graph = graph
-        with self.record.nothing_lost("The workflow could not be written to the job's folder"):
+        with self.history.tolerating("workflow"):
             self.folder.write_graph(graph)
 
-    def notify(self, event: str, facts: dict[str, Any]) -> None:
-        """Tells all listeners. What goes wrong with them is no matter of the training's."""
+    def notify(self, event: str, **facts: Any) -> None:
+        """Tells all listeners: "progress" when anything about the job has changed, "sample" with the facts of a new
+        picture. What goes wrong with them is no matter of the training's."""
         for listener in list(self.listeners):
             try:
-                listener(event, {"job": self.id, **facts})
+                listener(self, event, facts)
             except Exception:
                 log.exception("A listener to LoRA training %s failed", self.id)

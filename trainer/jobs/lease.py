@@ -7,9 +7,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
-from ..recipe.choices import Sharing
-
+Sharing = Literal["prompts first", "fair share", "training first"]
+"""Who goes first when prompts and a training both want the GPU."""
 LOOK = 0.05
 """Seconds between two looks at what does not call: the program's queue of prompts and its stop button."""
 
@@ -23,7 +24,7 @@ class Withdrawn(Exception):
 
 
 class Lease:
-    """A lock with a rule for who goes next, that knows whether anybody else had it in between.
+    """A lock with a rule for who goes next.
 
     Under "prompts first" a prompt waits for at most one step, and training until no prompt runs or is queued. Under
     "fair share" training, once prompts keep coming, gets as much time as each of them took before the next one. Under
@@ -42,7 +43,7 @@ class Lease:
         """Of the job that trains; None while none does."""
         self._owed = self._since = 0.0
         """Seconds that training may take before the next prompt; when the present prompt took the lease."""
-        self._prompt_turns, self._seen_turns = 0, -1
+        self._prompt_turns = 0
 
     # For prompts
 
@@ -66,6 +67,7 @@ class Lease:
         with self._changed:
             if self._rule:
                 self._owed += time.monotonic() - self._since
+            self._prompt_turns += 1
             self._free()
 
     @contextlib.contextmanager
@@ -110,22 +112,24 @@ class Lease:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def step(self, unless: Callable[[], bool] = _never) -> Iterator[bool]:
-        """Holds the lease for one training step. Gives True if a prompt had it since the last step, so that the model
-        may have been moved, patched or unloaded. Raises Withdrawn once `unless` is true while it has to wait."""
+    def step(self, unless: Callable[[], bool] = _never) -> Iterator[None]:
+        """Holds the lease for one training step. Raises Withdrawn once `unless` is true while it has to wait."""
         with self._changed:
             while not self._changed.wait_for(self._training_may, LOOK):
                 if unless():
                     raise Withdrawn
             self._held, self._owner, began = True, threading.get_ident(), time.monotonic()
-            disturbed = self._seen_turns != self._prompt_turns
-            self._seen_turns = self._prompt_turns
         try:
-            yield disturbed
+            yield
         finally:
             with self._changed:
                 self._owed = max(0.0, self._owed - (time.monotonic() - began))
                 self._free()
+
+    def prompt_turns(self) -> int:
+        """Changes whenever a prompt takes the lease and whenever it gives it back. In between it may have moved,
+        patched or unloaded the model."""
+        return self._prompt_turns
 
     @property
     def prompt_is_waiting(self) -> bool:

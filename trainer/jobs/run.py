@@ -11,23 +11,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ..disk.packages import load_all
-from ..lora.file import Lora, metadata
+from ..lora.file import Lora
+from ..lora.kinds import KINDS
 from ..model.host import GiveWay, Interrupted, Sampler
 from ..training import state
+from ..training.metadata import metadata
 from ..training.optim import packages_for
 from ..training.preparation import Preparation, Prepared
 from ..training.task import Sample, Task
-from ..training.trainer import NotFinite, StepResult, Trainer, steadily
+from ..training.trainer import NotFinite, StepResult, Trainer
 from ..training.validation import HeldOut
+from .job import Job
 from .lease import Lease, Withdrawn
-
-if TYPE_CHECKING:
-    from .job import Job
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,8 @@ class Run:
 
     def __init__(self, job: Job, task: Task, lease: Lease) -> None:
         self._job, self._task, self._lease = job, task, lease
-        self._record, self._folder, self._config = job.record, job.folder, task.config
-        self._stale = True
-        """Whether the model may have been moved or patched since our last step."""
+        self._history, self._folder, self._config = job.history, job.folder, task.config
+        self._reads_weights = KINDS[task.config.adapter].reads_weights
 
     def go(self) -> None:
         """Prepares what is not prepared yet, trains, and leaves the job as it was wished."""
@@ -52,7 +51,7 @@ class Run:
         except (Withdrawn, Interrupted):
             self._end(None)
             return
-        self._job.trainer = trainer
+        self._job.lend(lambda: self._lora(trainer) if trainer.steps_done else None)
         self._train(trainer)
         self._end(trainer)
 
@@ -60,9 +59,8 @@ class Run:
         job, task = self._job, self._task
         self._tell("Loading libraries")
         load_all(packages_for(self._config))
-        if job.prepared is None:
-            job.prepared = Preparation(task, self._hold, self._tell, self._on_interrupt).run()
-        self._prepared: Prepared = job.prepared
+        self._prepared: Prepared = job.prepared or Preparation(task, self._hold, self._tell, self._on_interrupt).run()
+        job.keep(self._prepared)
         self._held_out = HeldOut(self._prepared.held_out, self._config.batch_size)
         return self._new_trainer()
 
@@ -71,12 +69,13 @@ class Run:
     def _new_trainer(self) -> Trainer:
         """Where the newest state left off."""
         with self._hold():
-            trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start)
+            trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start,
+                              self._lease.prompt_turns)
             for name in state.load_newest(self._folder.states, trainer):
-                self._record.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
+                self._history.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
                                   "between are trained again.")
         self._folder.check_room(state.room(self._folder.states, trainer), "This training")
-        self._record.read(up_to=trainer.steps_done)
+        self._history.read(up_to=trainer.steps_done)
         return trainer
 
     def _train(self, trainer: Trainer) -> None:
@@ -85,8 +84,8 @@ class Run:
         try:
             self._look(trainer, beginning=True)
             while trainer.steps_done < self._config.total_steps and not job.wish and not self._stalled:
-                self._record.add_step(*self._step(trainer))
-                job.notify("progress", job.status())
+                self._history.add_step(*self._step(trainer))
+                job.progress()
                 self._look(trainer)
                 if job.takes("save") or trainer.steps_done % self._config.save_every == 0:
                     self._save(trainer)
@@ -100,55 +99,46 @@ class Run:
             raise
 
     @contextlib.contextmanager
-    def _hold(self) -> Iterator[bool]:
+    def _hold(self) -> Iterator[None]:
         """The lease, for what is of no use any more once the job shall end. Raises Withdrawn then."""
         if self._job.wish:
             raise Withdrawn
-        with self._lease.step(self._shall_end) as disturbed:
-            yield disturbed
+        with self._lease.step(self._shall_end):
+            yield
 
     def _shall_end(self) -> bool:
         return self._job.wish is not None
 
-    @contextlib.contextmanager
-    def _turn(self, trainer: Trainer) -> Iterator[None]:
-        """`_hold`, with the model on its device and nothing but its own patches on it."""
-        with self._hold() as disturbed:
-            if disturbed or self._stale:
-                trainer.host.load(trainer.room)
-                self._stale = False
-            yield
-
     def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
-        with self._turn(trainer):
+        with self._hold():
+            trainer.model.bring()  # which is not a part of the step's time
             began = time.perf_counter()
             return trainer.step(), time.perf_counter() - began
 
     def _save(self, trainer: Trainer) -> None:
-        with self._record.nothing_lost("The state could not be saved"):
+        with self._history.tolerating("state"):
             self._folder.check_room(state.size(trainer), "A state")
             state.save(self._folder.states, trainer, self._lora_now(trainer), self._config.keep_states)
             self._job.write()
 
     def _lora_now(self, trainer: Trainer) -> Lora | None:
-        """For DoRA the model's weights are needed: None if a prompt holds them and the job shall end."""
-        if self._config.adapter != "DoRA":
-            return self.lora(trainer)
+        """Where the model's weights are needed, None if a prompt holds them and the job shall end."""
+        if not self._reads_weights:
+            return self._lora(trainer)
         with contextlib.suppress(Withdrawn), self._lease.step(self._shall_end):
-            return self.lora(trainer)
+            return self._lora(trainer)
         return None
 
-    def lora(self, trainer: Trainer) -> Lora:
-        """The LoRA as it is now, with what its file tells about it. For DoRA the caller holds the lease."""
-        if self._config.adapter == "DoRA":
-            trainer.host.load(trainer.room)  # its file depends on the weights, and a prompt may have patched them
-        about = metadata(self._config, self._task.dataset, self._task.host.family, trainer.steps_done,
-                         self._folder.newest_sample())
-        return Lora(trainer.lora(), about)
+    def _lora(self, trainer: Trainer) -> Lora:
+        """The LoRA as it is now, with what its file tells about it. Where its file depends on the model's weights, the
+        caller holds the lease."""
+        tensors = trainer.model.run(trainer.lora) if self._reads_weights else trainer.lora()
+        return Lora(tensors, metadata(self._config, self._task.dataset, self._task.host.family, trainer.steps_done,
+                                      self._folder.newest_sample()))
 
     def _end(self, trainer: Trainer | None) -> None:
         """Leaves the job in the state that was wished, or done. `trainer`: None if training has not begun."""
-        job, step, total = self._job, self._record.step, self._config.total_steps
+        job, step, total = self._job, self._history.step, self._config.total_steps
         complete = trainer is not None and (step >= total or self._stalled)
         with job.lock:  # from here on nothing else can be wished
             wish = job.wish
@@ -171,16 +161,16 @@ class Run:
 
     def _keep(self, trainer: Trainer | None) -> None:
         """Writes the LoRA that others shall find."""
-        if not self._record.step:
+        if not self._history.step:
             return
         if trainer:
-            self._job.unwritten = self._lora_now(trainer)
-        with self._record.nothing_lost("The LoRA could not be written to the job's folder"):
+            self._job.hold(self._lora_now(trainer))
+        with self._history.tolerating("LoRA"):
             self._folder.keep_lora(self._job.unwritten)
-            self._job.unwritten = None
+            self._job.hold(None)
 
     def _why_done(self) -> str:
-        step, best = self._record.step, self._record.held_out.best
+        step, best = self._history.step, self._history.held_out.best
         if step < self._config.total_steps and best:
             return f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step {best[0]}."
         return f"Trained {step} steps."
@@ -192,7 +182,7 @@ class Run:
         `beginning`: no step was taken yet; only what an earlier run left out when it was told to end."""
         step, last, preview = trainer.steps_done, trainer.steps_done == self._config.total_steps, self._task.preview
         if self._held_out.parts and (step % self._config.validate_every == 0 or last):
-            if not (beginning and any(at == step for at, _ in self._record.held_out.points)):
+            if not (beginning and any(at == step for at, _ in self._history.held_out.points)):
                 self._validate(trainer)
         wanted = self._job.takes("sample")
         if preview and (step % preview.every == 0 or last or self._stalled or wanted):
@@ -204,25 +194,25 @@ class Run:
         """Whether the held-out loss has found no new best for as long as the recipe waits. Who extends a job wants all
         of its steps."""
         patience = 0 if self._config.extra_steps else self._config.early_stop_patience
-        return 0 < patience <= self._record.held_out.since_best
+        return 0 < patience <= self._history.held_out.since_best
 
     def _validate(self, trainer: Trainer) -> None:
-        if self._record.held_out.base is None:
-            self._record.add_base(self._measure(trainer, base=True))
+        if self._history.held_out.base is None:
+            self._history.add_base(self._measure(trainer, base=True))
         loss = self._measure(trainer)
-        with self._turn(trainer):  # before the loss is told: if the job shall end, it is measured again another time
-            lora = self.lora(trainer)
-        if self._record.add_held_out(loss):
-            with self._record.nothing_lost("The best LoRA could not be written to the job's folder"):
+        with self._hold():  # before the loss is told: if the job shall end, it is measured again another time
+            lora = self._lora(trainer)
+        if self._history.add_held_out(loss):
+            with self._history.tolerating("best LoRA"):
                 self._folder.write_lora(lora, "best")
-        self._job.notify("progress", self._job.status())
+        self._job.progress()
 
     def _measure(self, trainer: Trainer, *, base: bool = False) -> float:
         """The mean held-out loss."""
         losses: list[float] = []
         for part in self._held_out.parts:
-            with self._turn(trainer):
-                losses += steadily(trainer, lambda part=part: self._held_out.losses(trainer, part, base=base))
+            with self._hold():
+                losses += trainer.model.run(lambda part=part: self._held_out.losses(trainer, part, base=base))
         return statistics.fmean(losses)
 
     def _sample(self, trainer: Trainer, samples: dict[int, Sample]) -> None:
@@ -230,12 +220,11 @@ class Run:
         lora, step, samplers = self._lora_now(trainer), trainer.steps_done, {}
         if lora is None:
             raise Withdrawn
-        self._stale = True
         for index, sample in samples.items():
             try:
                 image = self._draw(partial(trainer.host.sampler, lora), sample, samplers)
                 name = self._folder.write_sample(step, index, image, self._texts(step, sample))
-                self._job.notify("sample", {"step": step, "index": index, "prompt": sample.prompt, "file": name})
+                self._job.notify("sample", step=step, index=index, prompt=sample.prompt, file=name)
             except Interrupted as err:
                 self._on_interrupt(err)
                 return
@@ -243,7 +232,7 @@ class Run:
                 raise
             except Exception as err:
                 log.exception("A preview failed")
-                self._record.warn(f"The preview at step {step} failed ({err}). Training goes on.")
+                self._history.warn(f"The preview at step {step} failed ({err}). Training goes on.")
 
     def _draw(self, make: Callable[[float], Sampler], sample: Sample, samplers: dict[float, Sampler]) -> Tensor:
         """A picture, with one sampler for each strength. It gives way to prompts, and begins again."""
@@ -271,6 +260,8 @@ class Run:
         lease."""
         if self._job.waited_for:
             self._job.interrupt()
+            if not self._job.why_not("stop"):
+                self._job.want("stop")
             if self._job.state == "preparing":
                 raise err
         elif self._lease.prompt_is_waiting:
@@ -279,5 +270,4 @@ class Run:
     def _tell(self, message: str) -> None:
         if self._job.wish:
             raise Withdrawn
-        self._job.message = message
-        self._job.notify("progress", self._job.status())
+        self._job.progress(message)

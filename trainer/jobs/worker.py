@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
 
+from .job import Job
 from .lease import Lease
 from .run import Run
-
-if TYPE_CHECKING:
-    from .job import Job
 
 log = logging.getLogger(__name__)
 
 
-class TrainQueue:
+class Worker:
     """The thread is a daemon, since what it needs is on disk, and ends when there is nothing to train."""
 
     def __init__(self, lease: Lease) -> None:
@@ -24,7 +21,7 @@ class TrainQueue:
         self._thread: threading.Thread | None = None
 
     def put(self, job: Job) -> None:
-        """At the end."""
+        """Adds a job at the end of the queue."""
         with self._lock:
             self._jobs.append(job)
             if self._thread is None:
@@ -32,7 +29,7 @@ class TrainQueue:
                 self._thread.start()
 
     def remove(self, job: Job) -> bool:
-        """False if it has had its turn already."""
+        """Takes a job out of the queue. False if it has had its turn already."""
         with self._lock:
             found = job in self._jobs
             if found:
@@ -40,7 +37,8 @@ class TrainQueue:
             return found
 
     def move(self, job: Job, position: int) -> bool:
-        """To a place in the queue, 0 is next; beyond the end is the end. False if it has had its turn already."""
+        """Moves a job to a place in the queue, 0 is next; beyond the end is the end. False if it has had its turn
+        already."""
         with self._lock:
             found = job in self._jobs
             if found:
@@ -75,19 +73,10 @@ class TrainQueue:
         again = True
         while again:
             try:
-                self._begin(job).go()
+                Run(job, job.start(), self._lease).go()
             except Exception as err:
                 log.exception("LoRA training failed")
                 job.rest("failed", f"{type(err).__name__}: {err}")
             finally:
-                job.run = job.trainer = None
+                job.lend(None)
             again = job.wish == "extend"
-
-    def _begin(self, job: Job) -> Run:
-        with job.lock:  # what extends it comes before, and is in its task, or after, and is a wish
-            assert job.task is not None, "a job in the queue has a task"
-            if job.wish == "extend":
-                job.wish = None
-            job.run = Run(job, job.task, self._lease)
-            job.enter("preparing")
-            return job.run

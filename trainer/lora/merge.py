@@ -14,16 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .file import Lora, load
-from .formats import PREFIX, Kind, Layer, adapter_kind, layers
+from .file import Lora, about, load
+from .formats import PREFIX, STORED, Families, adapter_kind, layers
 from .formats import read as our_names
+from .kinds import Layer
+from .names import family_of
 
-WHY_NOT: dict[Kind, str] = {
-    "DoRA": "how far it scales the layer's outputs depends on the model's own weights",
-    "LoHa": "its change is no product of two thin matrices",
-    "LoKr": "its change is no product of two thin matrices",
-    "OFT": "it turns the model's weights and adds nothing to them",
-}
 LASTING = ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution", "modelspec.author",
            "modelspec.license", "ss_base_model_version")
 """Metadata that hold for the merged LoRA too, unless its parts disagree."""
@@ -49,13 +45,13 @@ class Change(NamedTuple):
     """‖ΔW‖ after the cut ÷ before: 0…1."""
 
 
-def read(path: Path, strength: float, name: str) -> Part:
+def read(path: Path, strength: float, name: str, families: Families) -> Part:
     """A LoRA file in any of the usual formats, with its metadata.
 
     Raises ValueError, with the file's name, if it is none or cannot be merged."""
     file = load(path)
     try:
-        lora = Lora(our_names(file), file.metadata)
+        lora = Lora(our_names(file, families), file.metadata)
         _check_kind(lora)
     except ValueError as err:
         raise ValueError(f"'{name}' cannot be merged or resized. {err}") from err
@@ -64,9 +60,9 @@ def read(path: Path, strength: float, name: str) -> Part:
 
 def _check_kind(lora: Lora) -> None:
     kind = adapter_kind(lora)
-    if kind != "LoRA":
-        raise ValueError(f"Its kind is {kind}: {WHY_NOT[kind]}. Choose a LoRA or an rsLoRA; or put Load LoRA nodes in "
-                         "a row, which take every kind.")
+    if STORED[kind].not_merged:
+        raise ValueError(f"Its kind is {kind}: {STORED[kind].not_merged}. Choose a LoRA or an rsLoRA; or put Load LoRA "
+                         "nodes in a row, which take every kind.")
 
 
 def merge(parts: list[Part], rank: int,
@@ -164,17 +160,13 @@ def _span(ranks: list[int]) -> str:
     return f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)}–{max(ranks)}"
 
 
-def metadata(parts: list[Part], rank: int, changes: dict[str, Change]) -> dict[str, str]:
+def metadata(parts: list[Part], rank: int, changes: dict[str, Change], families: Families) -> dict[str, str]:
     """What the merged file tells about itself: what was merged how, and what still holds of the parts' metadata."""
     largest = max(change.rank_after for change in changes.values())
     triggers = _distinct(parts, "modelspec.trigger_phrase")
     facts = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "flux-1-dev/lora",
-        "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        **about(family_of(layers(parts[0].lora), families), ", ".join(triggers)),
         "modelspec.merged_from": ", ".join(part.name for part in parts),
-        "modelspec.trigger_phrase": ", ".join(triggers),
-        "modelspec.usage_hint": f"Trigger word: {', '.join(triggers)}" if triggers else "",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(largest),
         "ss_network_alpha": str(float(largest)),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .family import Family
 from .memory import Geometry
 
 Text = dict[str, Any]
@@ -50,8 +51,8 @@ class GiveWay(Exception):
 class Host(Protocol):
     """A loaded model and its encoders. Every method but `fingerprint` is called while the lease is held."""
 
-    family: str
-    """The model family as people call it: "FLUX.1"."""
+    family: Family
+    """What kind of model it is."""
     device: torch.device
     """Where the model computes."""
 
@@ -72,16 +73,12 @@ class Host(Protocol):
         """A new training view of the model; its placeholders tell adapters to live on `device` in `adapter_dtype`."""
         ...
 
-    def blocks(self, view: nn.Module) -> list[nn.Module]:
-        """The transformer blocks of a view, in order of execution."""
+    def image_fingerprint(self) -> str:
+        """Tells apart everything that `encode_images` depends on beside the pictures; equal after a restart."""
         ...
 
-    def image_encoder(self) -> str:
-        """Of all that `encode_images` depends on beside the pictures; equal after a restart."""
-        ...
-
-    def text_encoder(self, text: str) -> str:
-        """Of all that `encode_text` depends on beside the text; empty if that cannot be told."""
+    def text_fingerprint(self, text: str) -> str:
+        """Tells apart everything that `encode_text` depends on beside the text; empty if that cannot be told."""
         ...
 
     def encode_images(self, images: Tensor) -> Tensor:

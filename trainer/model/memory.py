@@ -13,15 +13,14 @@ class Geometry:
     blocks: int
     text_tokens: int
     bytes_per_value: int
+    values_per_token: int
+    """Values of the hidden width that one token leaves behind in one block, forward and backward."""
 
 
 def activation_bytes(model: Geometry, image_tokens: int, batch_size: int, checkpointing: bool) -> int:
-    """An estimate of a step's peak: every block's input is kept; inside one block (or inside all, without
-    checkpointing) a token leaves about 60 values of the hidden width behind.
-
-    Counted on a FLUX.1 single block in training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention,
-    the 4-wide GELU and the 5-wide input of linear2, forward and backward."""
+    """An estimate of a step's peak: every block's input is kept, and all that happens inside one block (or inside all,
+    without checkpointing)."""
     token = model.hidden_size * model.bytes_per_value
     tokens = batch_size * (image_tokens + model.text_tokens)
-    per_block = 60 * token * tokens
+    per_block = model.values_per_token * token * tokens
     return model.blocks * token * tokens + per_block if checkpointing else model.blocks * per_block

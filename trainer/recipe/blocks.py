@@ -1,4 +1,4 @@
-"""Values for single transformer blocks, as people write them: "double 0-9: 8, single: 32, single 7: 64"."""
+"""Values for certain transformer blocks, as people write them: "kind 0-9: 8, other: 32, other 7: 64"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-_ENTRY = re.compile(r"(double|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?\s*:\s*(\d+(?:\.\d+)?)")
-_BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.")
-FORMAT = "Write for example 'double 0-9: 8, single: 32'"
+_ENTRY = re.compile(r"([a-z_]+)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?\s*:\s*(\d+(?:\.\d+)?)")
+FORMAT = "Write kinds of blocks with numbers, like 'kind 0-9: 8, kind: 32'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +23,16 @@ class BlockValues:
         """All numbers that are given."""
         return [number for *_, number in self.entries]
 
-    def of(self, module: str, default: float) -> float:
-        """The number for a module by its name (`double_blocks.3.img_mlp.0`), or the default."""
-        if not (match := _BLOCK.match(module)):
-            return default
-        kind, index, found = match[1], int(match[2]), default
-        for entry_kind, first, last, number in self.entries:
-            if kind == entry_kind and first <= index <= last:
+    @property
+    def kinds(self) -> set[str]:
+        """All kinds of blocks that are named. Whether a model has them, its family knows."""
+        return {kind for kind, *_ in self.entries}
+
+    def of(self, block: tuple[str, int] | None, default: float) -> float:
+        """The number for a block by its kind and its place, or the default; so for what lies in no block (None)."""
+        found = default
+        for kind, first, last, number in self.entries:
+            if block and block[0] == kind and first <= block[1] <= last:
                 found = number
         return found
 

@@ -1,153 +1,177 @@
-"""The recipe of a training run: one frozen dataclass. What is right in it, `rules.py` knows."""
+"""The recipe of a training run: one frozen dataclass. What goes together in it, `rules.py` knows.
+
+Each setting is said once, here: its default, its range or its choices, and what it does. LoRA Train's inputs, the rules
+and docs/recipe.md follow from that, the inputs in the order of the fields: a new one comes last."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..lora.kinds import KINDS
+from . import choices
 from .blocks import BlockValues, parse_blocks
-from .choices import (
-    Adapter,
-    AdapterDtype,
-    AdapterInit,
-    CaptionShuffle,
-    HuberSchedule,
-    Loss,
-    LRScheduler,
-    Optimizer,
-    TargetModules,
-    TimestepSampling,
-)
+from .optimizers import OFFERED
 from .rules import problems
+from .settings import setting
+
+SHUFFLED = ("caption_shuffle", ("tags", "sentences"))
+HUBER = ("loss", ("huber", "smooth_l1"))
+LOGIT_NORMAL = ("timestep_sampling", ("logit_normal",))
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Where to start for a kind of LoRA."""
-
-    rank: int
-    steps: int
-    learning_rate: float
-
-
-PRESETS = {
-    "character": Preset(rank=16, steps=1200, learning_rate=1e-4),
-    "style": Preset(rank=32, steps=2500, learning_rate=1e-4),
-    "concept": Preset(rank=48, steps=2000, learning_rate=1e-4),
-}
+def _adapters(name: str) -> tuple[str, tuple[str, ...]]:
+    """The kinds of adapter for which a setting means something."""
+    return "adapter", tuple(kind for kind, entry in KINDS.items() if name in entry.uses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """A step is an optimizer update; a micro-batch is one forward and backward of `batch_size` images."""
 
-    # The run
-
-    steps: int
-    """Optimizer updates. The schedule spans them."""
-    extra_steps: int = 0
-    """Steps on top of `steps`, to extend a job that is done. The schedule then spans them all."""
-    seed: int = 0
-    """Decides initial weights, data order, noise, timesteps and everything else that is random."""
-    batch_size: int = 1
-    """Images in one forward."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches in one step."""
-    gradient_checkpointing: bool = True
-    """Recompute each block in the backward pass instead of keeping its activations."""
-    save_every: int = 100
-    """Steps between resumable states."""
-    keep_states: int = 2
-    """How many of them are kept, the newest."""
-    held_out: float = 0.0
-    """Images of each folder that are kept from training and measured instead: a count, or below 1 a fraction."""
-    validate_every: int = 50
-    """Steps between held-out losses, if there is a held-out set."""
-    early_stop_patience: int = 0
-    """End after so many held-out losses in a row without a new best. 0: train all steps."""
+    steps: int = setting(low=1, high=100000, says=(
+        "Optimizer steps. More learn more, then overfit: watch the previews, and the held-out loss if you give a "
+        "validation set."))
+    rank: int = setting(low=1, high=512, says=(
+        "How much the LoRA can hold. Characters need 16, styles 24 to 32, broad concepts up to 64; more makes a bigger "
+        "file that overfits sooner."))
+    learning_rate: float = setting(1e-4, -1, 1, 1e-6, says=(
+        "How far each step goes. 0.0001 is usual. Halve it if the pictures burn or break; take twice as much if "
+        "nothing is learned after some hundred steps."))
+    seed: int = setting(0, 0, 2**64 - 1, says=(
+        "Decides everything that is random. The same seed trains the same LoRA; another one is another job."))
 
     # The adapter
 
-    adapter: Adapter = "LoRA"
-    rank: int
-    """Rank R of every matrix pair; for OFT the edge of a rotated block."""
-    alpha: float = 0.0
-    """The scale is alpha / rank (rsLoRA: alpha / √rank). 0 means alpha = rank."""
-    init: AdapterInit = "kaiming"
-    target_modules: TargetModules = "all"
-    target_regex: str = ""
-    """Instead of `target_modules`: a regular expression that a Linear's whole name must match."""
-    block_ranks: str = ""
-    """Ranks of single blocks, such as "double 0-9: 8, single: 32". 0 leaves a block out."""
-    block_learning_rates: str = ""
-    """Factors on the learning rate of single blocks, such as "double: 0.5, single 20-37: 0"."""
-    lokr_factor: int = -1
-    """LoKr: edge of the smaller Kronecker factor. -1: as near to the square root as divides the layer's width."""
-    dropout: float = 0.0
-    """Share of the adapter's inputs that are dropped."""
-    rank_dropout: float = 0.0
-    """Share of the ranks that are dropped, for each image anew."""
-    module_dropout: float = 0.0
-    """Share of the adapter's layers that are left out, in each micro-batch anew."""
-    adapter_dtype: AdapterDtype = "fp32"
-    """fp32: master weights. bf16: half the memory, updated with stochastic rounding."""
+    adapter: str = setting("LoRA", choices=(*KINDS,), says=(
+        "What is trained. LoRA is what every program reads. rsLoRA: for ranks above 64. DoRA: learns direction and "
+        "size apart; slower. LoHa, LoKr: smaller files. OFT: only turns, which keeps the model's look; rank is then "
+        "the size of its blocks."))
+    alpha: float = setting(0.0, 0, 1024, 1, only_with=_adapters("alpha"), says=(
+        "The LoRA's scale is alpha / rank. 0 means alpha = rank. Half the rank learns half as fast."))
+    init: choices.AdapterInit = setting("kaiming", choices=choices.AdapterInit, says=(
+        "How the adapter starts. kaiming is the usual way. orthogonal: its directions differ from each other. PiSSA: "
+        "from the model's own strongest directions; learns fast, forgets sooner, and the file has twice the rank."))
+    target_modules: choices.TargetModules = setting("all", choices=choices.TargetModules, says=(
+        "Which layers get a LoRA. 'all' learns best, 'attention' makes the smallest file. 'character': a few layers "
+        "that are often enough for a face. 'style': the later layers, where one study finds style."))
+    target_regex: str = setting("", says=(
+        "Instead of target_modules: a regular expression for the names of layers, such as {example}"))
+    block_ranks: str = setting("", says=(
+        "Ranks of certain blocks, such as: {example}. 0 leaves a block out. What is not named has the rank above."))
+    block_learning_rates: str = setting("", says=(
+        "Factors on the learning rate of certain blocks, such as: {example}. 0 leaves a block out."))
+    lokr_factor: int = setting(-1, -1, 4096, only_with=_adapters("lokr_factor"), says=(
+        "Only for LoKr: size of its smaller matrix. -1 balances both. 4 to 16 with a very high rank is what some call "
+        "full LoKr."))
+    dropout: float = setting(0.0, 0, 0.95, 0.05, only_with=_adapters("dropout"), says=(
+        "Only for LoRA, rsLoRA and DoRA: share of the adapter's inputs that is dropped. 0.1 slows overfitting a "
+        "little."))
+    rank_dropout: float = setting(0.0, 0, 0.95, 0.05, only_with=_adapters("rank_dropout"), says=(
+        "Share of the ranks that is dropped, for each image anew."))
+    module_dropout: float = setting(0.0, 0, 0.95, 0.05, says=(
+        "Share of the layers whose LoRA is left out, each time anew."))
+    adapter_dtype: choices.AdapterDtype = setting("fp32", choices=choices.AdapterDtype, says=(
+        "Numbers the LoRA is trained in. bf16 saves memory; its updates are rounded at random, so that small ones are "
+        "not lost."))
 
     # The optimizer
 
-    optimizer: Optimizer = "AdamW8bit"
-    learning_rate: float = 1e-4
-    erase: bool = False
-    """Unlearn what the images show: the loss is climbed, and `learning_rate` must be negative to say so."""
-    lora_plus_ratio: float = 1.0
-    """LoRA+: learning rate of B ÷ learning rate of A."""
-    weight_decay: float = 0.01
-    lr_scheduler: LRScheduler = "cosine"
-    lr_warmup_steps: int = 0
-    lr_cycles: int = 1
-    """cosine_with_restarts: how many times the learning rate falls."""
-    lr_power: float = 1.0
-    """polynomial: its exponent."""
-    lr_decay_steps: int = 0
-    """wsd (warmup, stable, decay): steps of the fall at the end. 0: a tenth of the run."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm. 0 turns clipping off."""
-    ema_decay: float = 0.0
-    """Exponential moving average of the adapter: it is what is measured, drawn and saved. 0 turns it off."""
+    optimizer: str = setting("AdamW8bit", choices=OFFERED, says=(
+        "AdamW8bit keeps its state in 8 bits (bitsandbytes) and learns the same as AdamW. Paged: its state may leave a "
+        "full GPU. Prodigy finds the learning rate itself: set learning_rate to 1. ScheduleFreeAdamW wants "
+        "lr_scheduler constant. CAME starts with large steps: give it a warm-up. Prodigy, ScheduleFreeAdamW and CAME "
+        "need: pip install pytorch-optimizer"))
+    weight_decay: float = setting(0.01, 0, 1, 0.001, says=(
+        "Pulls the LoRA's weights towards zero. Rarely worth a change."))
+    lr_scheduler: choices.LRScheduler = setting("cosine", choices=choices.LRScheduler, says=(
+        "How the learning rate falls over the run. constant lets you stop whenever you like; wsd stays and falls at "
+        "the end."))
+    lr_warmup_steps: int = setting(0, 0, 10000, says=(
+        "Steps over which the learning rate rises from 0. Useful with high learning rates."))
+    lr_cycles: int = setting(1, 1, 100, only_with=("lr_scheduler", ("cosine_with_restarts",)), says=(
+        "Only for cosine_with_restarts: how many times the learning rate falls."))
+    lr_power: float = setting(1.0, 0.1, 10, 0.1, only_with=("lr_scheduler", ("polynomial",)), says=(
+        "Only for polynomial: 1 is a straight line, 2 falls fast and ends slowly."))
+    lr_decay_steps: int = setting(0, 0, 100000, only_with=("lr_scheduler", ("wsd",)), says=(
+        "Only for wsd: steps of the fall at the end. 0: a tenth of the run."))
+    lora_plus_ratio: float = setting(1.0, 0.1, 64, 1, only_with=_adapters("lora_plus_ratio"), says=(
+        "LoRA+: how much faster the second matrix of each pair learns. 1 is off; its authors suggest 16, with a lower "
+        "learning rate."))
+    max_grad_norm: float = setting(1.0, 0, 100, 0.1, says="Larger gradients are scaled down to this. 0 turns it off.")
+    ema_decay: float = setting(0.0, 0, 0.9999, 0.001, says=(
+        "Average of the LoRA over the last steps: it is what is measured, drawn and saved. 0.99 smooths a restless "
+        "run; 0 is off."))
+    erase: bool = setting(False, says=(
+        "Unlearn what the images show instead of learning it. learning_rate must then be negative. Use few steps."))
 
     # The objective
 
-    timestep_sampling: TimestepSampling = "sigmoid"
-    timestep_mean: float = 0.0
-    """logit_normal: mean of the noise level's logit. Above 0: more noise."""
-    timestep_std: float = 1.0
-    """logit_normal: its standard deviation."""
-    timestep_shift: float = 1.0
-    """fixed_shift: σ' = sσ / (1 + (s − 1)σ) of sigmoid's samples."""
-    stratified_timesteps: bool = False
-    """Spread the noise levels of a step evenly over their distribution."""
-    loss: Loss = "l2"
-    huber_c: float = 0.1
-    """huber and smooth_l1: below this error the loss is quadratic."""
-    huber_schedule: HuberSchedule = "constant"
-    """How `huber_c` depends on the noise level."""
-    unmasked_weight: float = 0.0
-    """Weight of what an image's mask leaves out."""
-    prior_weight: float = 1.0
-    """Weight of regularization images."""
-    preservation_weight: float = 0.0
-    """Weight of keeping the base model's answer, to the empty caption or to `preservation_class`. 0 turns it off."""
-    preservation_class: str = ""
-    """Keep the answer to the caption with the trigger word replaced by this, instead of to the empty caption."""
-    guidance: float = 1.0
-    """Value of the guidance embedding while training (a distilled model such as FLUX.1-dev has one)."""
-    caption_dropout: float = 0.0
-    """Share of images that are trained with the empty caption."""
-    caption_shuffle: CaptionShuffle = "none"
-    """Put a caption's tags (between commas) or sentences in another order each time."""
-    keep_tokens: int = 0
-    """Tags or sentences at the start that stay there."""
-    caption_variants: int = 8
-    """How many shuffled captions of each image are drawn and encoded."""
+    timestep_sampling: choices.TimestepSampling = setting("sigmoid", choices=choices.TimestepSampling, says=(
+        "Which noise levels are trained. sigmoid: mostly the middle. resolution_shift: more noise for larger pictures, "
+        "as the sampler does; good for composition and style. fixed_shift and logit_normal take the values below. "
+        "uniform: all alike."))
+    timestep_mean: float = setting(0.0, -5, 5, 0.1, only_with=LOGIT_NORMAL, says=(
+        "Only for logit_normal: above 0 more noise (composition), below 0 less (detail)."))
+    timestep_std: float = setting(1.0, 0.05, 5, 0.05, only_with=LOGIT_NORMAL, says=(
+        "Only for logit_normal: how widely the noise levels are spread."))
+    timestep_shift: float = setting(1.0, 0.05, 20, 0.05, only_with=("timestep_sampling", ("fixed_shift",)), says=(
+        "Only for fixed_shift: 3 is about what pictures of 1024 × 1024 pixels are sampled with."))
+    stratified_timesteps: bool = setting(False, says=(
+        "Spread the noise levels of a step evenly. A calmer loss with batches or accumulation, at no cost."))
+    loss: choices.Loss = setting("l2", choices=choices.Loss, says=(
+        "How errors count. l2 is what the model was made with. huber and smooth_l1 give outliers less weight: for "
+        "images with watermarks or mistakes. smooth_l1 has ten times huber's gradients at huber_c 0.1."))
+    huber_c: float = setting(0.1, 0.001, 10, 0.01, only_with=HUBER, says=(
+        "Only for huber and smooth_l1: larger errors count less than squared."))
+    huber_schedule: choices.HuberSchedule = setting(
+        "constant", choices=choices.HuberSchedule, only_with=HUBER, says=(
+            "Only for huber and smooth_l1: how huber_c falls with the noise level. snr follows signal over noise."))
+    unmasked_weight: float = setting(0.0, 0, 1, 0.05, says=(
+        "How much of an image counts that its mask leaves out (LoRA Dataset Loader: masks). 0.1 keeps backgrounds in "
+        "place."))
+    prior_weight: float = setting(1.0, 0, 10, 0.1, says="How much regularization images count.")
+    preservation_weight: float = setting(0.0, 0, 10, 0.1, says=(
+        "Keep what the model does without your trigger word, without extra images: above 0 its answer to the empty "
+        "prompt is held. Takes twice the time. 0 is off."))
+    preservation_class: str = setting("", says=(
+        "With preservation_weight: hold the answer to your captions with the trigger word replaced by this word, such "
+        "as: cat."))
+    guidance: float = setting(1.0, 0, 30, 0.1, says=(
+        "The value of the guidance input that a distilled model has, while training. 1 keeps its guidance intact."))
+
+    # Captions
+
+    caption_dropout: float = setting(0.0, 0, 1, 0.05, says=(
+        "Share of images that are trained without their caption. 0.05 to 0.1 makes a style work without words."))
+    caption_shuffle: choices.CaptionShuffle = setting("none", choices=choices.CaptionShuffle, says=(
+        "Put the tags (between commas) or the sentences of a caption in another order each time."))
+    keep_tokens: int = setting(0, 0, 64, only_with=SHUFFLED, says=(
+        "Only with caption_shuffle: so many tags or sentences stay in front."))
+    caption_variants: int = setting(8, 1, 256, only_with=SHUFFLED, says=(
+        "Only with caption_shuffle: how many orders of each caption are encoded."))
+
+    # The run
+
+    batch_size: int = setting(1, 1, 64, says=(
+        "Images in one step. Each takes memory; gradient_accumulation_steps has the same effect and takes time."))
+    gradient_accumulation_steps: int = setting(1, 1, 256, says=(
+        "Batches that are averaged into one step. Raise it if training is restless and memory is short."))
+    gradient_checkpointing: bool = setting(True, says=(
+        "Recompute activations instead of keeping them: a third more time, a fraction of the memory."))
+    held_out: float = setting(0.0, 0, 10000, 0.05, says=(
+        "Images of each folder that are never trained on: a number, or below 1 a share. Their loss tells when to stop: "
+        "it falls while the LoRA learns and rises when it overfits. A wired validation dataset does the same."))
+    validate_every: int = setting(50, 1, 100000, says="Steps between two measurements of the held-out images.")
+    early_stop_patience: int = setting(0, 0, 1000, says=(
+        "End after so many measurements without a new lowest held-out loss. 0: train all steps."))
+    save_every: int = setting(100, 1, 100000, says="Steps between states on disk. A crash costs at most this many.")
+    extra_steps: int = setting(0, 0, 100000, says=(
+        "Train a finished job so many steps further: set it and queue again. Not a new job; the learning rate follows "
+        "the longer run."))
+    keep_states: int = setting(2, 1, 100, says=(
+        "How many of those states are kept, the newest. Live LoRA can use the LoRA of each; a state is about three "
+        "times the size of the LoRA."))
 
     def __post_init__(self) -> None:
         if found := problems(self):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from ..data.pictures.pixels import to_image
 from ..jobs.folder import JobFolder
 from ..model.host import Host
 from ..training.task import Sample
@@ -109,15 +110,10 @@ def drawn(host: Host, lora: dict[str, Tensor], samples: Sequence[Sample], streng
         for row, sample in enumerate(samples):
             tell(column * len(samples) + row, total)
             image = draw(texts[sample.prompt], texts[sample.negative], sample.settings, _nobody_waits)
-            cells[row].append(_picture(image))
+            cells[row].append(to_image(image))
     tell(total, total)
     return Table(cells, [sample.prompt for sample in samples], [f"strength {strength:g}" for strength in strengths])
 
 
 def _nobody_waits() -> bool:
     return False
-
-
-def _picture(image: Tensor) -> Image.Image:
-    """(h, w, 3) in 0…1, rounded as samples are."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().numpy())

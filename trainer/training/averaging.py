@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..disk.packages import require
 from ..recipe.config import TrainConfig
+from ..recipe.optimizers import OPTIMIZERS
 from .rounding import in_fp32
 
 
@@ -27,7 +28,7 @@ class Averaged:
         self.params, self.optimizer = list(params), cast(Any, optimizer)  # schedule-free ones have eval and train
         self.lock = threading.RLock()
         """Held while the parameters hold the average: a prompt may ask for the LoRA while a state is saved."""
-        self.schedule_free = config.optimizer == "ScheduleFreeAdamW"
+        self.schedule_free = OPTIMIZERS[config.optimizer].averages
         self.ema = None
         if config.ema_decay:
             self.ema = require("diffusers.training_utils").EMAModel(

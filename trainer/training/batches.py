@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from .objective import generator
+from ..recipe.seeds import generator
 
 
 class Batches:

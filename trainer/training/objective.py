@@ -1,38 +1,16 @@
-"""Flow matching: which timesteps, which noise, which target, which loss.
+"""The objective: which noise levels are trained, and how errors count.
 
 Shapes: B images, C latent channels, H W latent rows and columns.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-
 import torch
 from torch import Tensor
 
-from ..recipe.config import HuberSchedule, TrainConfig
-
-PATCH = 2
-"""Latent pixels along one edge of a transformer token."""
-
-
-def generator(seed: int, *counters: int | str) -> torch.Generator:
-    """A CPU generator that depends on its arguments alone, so that micro-batch k draws the same in any run."""
-    digest = hashlib.sha256(":".join(map(str, (seed, *counters))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-
-
-def resolution_shift(tokens: int) -> float:
-    """The shift s = e^μ, with μ on the line through (256 tokens, 0.5) and (4096 tokens, 1.15).
-
-    From BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`)."""
-    return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
-
-
-def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
-    """σ' = sσ / (1 + (s − 1)σ): Esser et al. 2024 (arXiv:2403.03206), equation 23."""
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
+from ..model.process import Process, shift_sigmas
+from ..recipe.choices import HuberSchedule
+from ..recipe.config import TrainConfig
 
 
 def normals(count: int, draw: torch.Generator) -> Tensor:
@@ -50,7 +28,7 @@ def stratified_normals(count: int, draw: torch.Generator) -> Tensor:
     return torch.special.ndtri((slices + shares) / count).float()
 
 
-def sigmas_of(normals: Tensor, tokens: int, config: TrainConfig) -> Tensor:
+def sigmas_of(normals: Tensor, tokens: int, config: TrainConfig, process: Process) -> Tensor:
     """Noise levels in 0…1 that belong to standard normal samples: (B,) → (B,), fp32.
 
     `sigmoid` and `logit_normal`: Esser et al. 2024 (arXiv:2403.03206), section 3.1. `resolution_shift` moves sigmoid's
@@ -64,20 +42,9 @@ def sigmas_of(normals: Tensor, tokens: int, config: TrainConfig) -> Tensor:
         case "uniform":
             return torch.special.ndtr(normals)
         case "resolution_shift":
-            return shift_sigmas(sigmas, resolution_shift(tokens))
+            return shift_sigmas(sigmas, process.resolution_shift(tokens))
         case "fixed_shift":
             return shift_sigmas(sigmas, config.timestep_shift)
-
-
-def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """x_σ = (1 − σ) x₀ + σ ε, for (B, C, H, W) and σ (B,)."""
-    sigmas = sigmas.view(-1, 1, 1, 1)
-    return (1 - sigmas) * latents + sigmas * noise
-
-
-def velocity(latents: Tensor, noise: Tensor) -> Tensor:
-    """dx_σ/dσ = ε − x₀: what the model predicts (Liu et al. 2022, arXiv:2209.03003)."""
-    return noise - latents
 
 
 def huber_threshold(sigmas: Tensor, c: float, schedule: HuberSchedule) -> Tensor:

@@ -21,9 +21,9 @@ from ..data.item import Item
 from ..data.pictures import images, masks
 from ..data.pictures.augment import View, views
 from ..model.host import Interrupted, Text
-from .objective import generator
+from ..recipe.seeds import generator
+from .example import Example
 from .task import Task
-from .trainer import Example
 
 Encoded = TypeVar("Encoded")
 Caption = str | Path
@@ -96,7 +96,9 @@ class Preparation:
         return [*variants(item.caption, config.caption_shuffle, config.keep_tokens, config.caption_variants, draw)]
 
     def _dropout(self, item: Item) -> float:
-        return (item.rules.caption_dropout_rate if item.rules else 0.0) or self._task.config.caption_dropout
+        """How often its caption is left out: a dataset that says so itself goes before the recipe."""
+        own = item.rules.caption_dropout_rate if item.rules else None
+        return self._task.config.caption_dropout if own is None else own
 
     def _preserved(self, item: Item) -> Caption:
         """The caption whose answer must not change."""
@@ -117,7 +119,7 @@ class Preparation:
                        others=others, caption_dropout=dropout, blank=texts[""] if dropout else None)
 
     def _mask(self, item: Item, view: View, latents: Tensor) -> Tensor | None:
-        return masks.to_latents(masks.load(item, view), (latents.shape[1], latents.shape[2])) if item.mask else None
+        return masks.to_latents(item.load_mask(view), (latents.shape[1], latents.shape[2])) if item.mask else None
 
     def _learned(self, example: Example, item: Item, texts: dict[Caption, Text]) -> Example:
         """What sets an image to learn from, or to unlearn, apart from a regularization image."""
@@ -154,7 +156,7 @@ class Preparation:
         host, cache = self._task.host, self._task.cache
         if isinstance(caption, Path):
             return host.given_text(load_file(caption))
-        encoder = host.text_encoder(caption) if cache else ""
+        encoder = host.text_fingerprint(caption) if cache else ""
         if not (cache and encoder):
             return self._patiently(lambda: host.encode_text(caption))
         name = key("text", caption, encoder)
@@ -184,7 +186,7 @@ class Preparation:
         host, cache = self._task.host, self._task.cache
         if not batch[0].bucket:
             return [host.given_latents(load_file(shown.path)["latents"]) for shown in batch]
-        keys = [key("latents", s.digest, s.bucket, s.view, host.image_encoder()) for s in batch] if cache else []
+        keys = [key("latents", s.digest, s.bucket, s.view, host.image_fingerprint()) for s in batch] if cache else []
         known = [cache.get(k) for k in keys] if cache else [None]
         if all(known):
             return [found["latents"] for found in known if found]

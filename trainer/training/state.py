@@ -16,6 +16,7 @@ from torch import Tensor
 from ..disk.files import creating_folder, remove_folder, save_tensors
 from ..lora.file import Lora
 from ..lora.inject import load_weights, weights
+from ..recipe.optimizers import OPTIMIZERS
 from .optimizer_state import load_optimizer_state, load_schedule_state, optimizer_state, schedule_state
 from .trainer import Trainer
 
@@ -33,10 +34,11 @@ def size(trainer: Trainer) -> int:
 
 
 def room(folder: Path, trainer: Trainer) -> int:
-    """Bytes that a training will still write: its states, and one more while the newest replaces the oldest. Optimizers
-    keep two values for each of the adapter's, in its type or in 8 bits."""
+    """Bytes that a training will still write: its states, and one more while the newest replaces the oldest. What
+    an optimizer keeps of small tensors, and of whole rows and columns, is not counted."""
     adapter = sum(p.numel() * p.element_size() for p in trainer.params)
-    moments = sum(2 * p.numel() for p in trainer.params) if "8bit" in trainer.config.optimizer else 2 * adapter
+    kept = OPTIMIZERS[trainer.config.optimizer]
+    moments = sum(p.numel() for p in trainer.params) * kept.moments * (1 if kept.eight_bit else 4)
     written = sum(file.stat().st_size for path in _states(folder) for file in path.iterdir())
     return max(0, (2 * adapter + moments) * (trainer.config.keep_states + 1) - written)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..data.captions.files import with_class
 from ..data.item import Dataset
 from ..model.host import Host, SampleSettings
 from ..recipe.config import TrainConfig
+from .targets import family_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,16 @@ class Preview:
         return tuple(text for sample in self.samples for text in (sample.prompt, sample.negative))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A model, a recipe, data, and what to show on the way.
-
-    Raises ValueError if the recipe asks for what the data does not have."""
+    """A model, a recipe, data, and what to show on the way. `Task.of` makes one."""
 
     host: Host
     config: TrainConfig
     dataset: Dataset
+    """What is learned."""
     validation: Dataset | None = None
-    """Held-out images; where there are none, `held_out` takes them from `dataset`."""
+    """What is kept from training and measured."""
     preview: Preview | None = None
     regularization: Dataset | None = None
     """Images of the class, for prior preservation."""
@@ -60,45 +60,23 @@ class Task:
     cache: Cache | None = None
     """Where encoded pictures and captions are kept for the next time."""
 
-    def __post_init__(self) -> None:
-        learned, others = self.dataset.without_regularization()
-        if others:
-            both = replace(others, items=others.items + (self.regularization.items if self.regularization else ()))
-            object.__setattr__(self, "dataset", learned)
-            object.__setattr__(self, "regularization", both)
-        if problems := self._problems():
-            raise ValueError("This cannot be trained:\n" + "\n".join(f"- {p}" for p in problems))
-        if self.config.held_out:
-            train, validation = self.dataset.split(self.config.held_out)
-            object.__setattr__(self, "dataset", train)
-            object.__setattr__(self, "validation", validation)
+    @classmethod
+    def of(cls, host: Host, config: TrainConfig, dataset: Dataset, *, validation: Dataset | None = None,
+           regularization: Dataset | None = None, **others: Any) -> Task:
+        """Sorts the images: those of the class, and those that the recipe holds out, are taken out of `dataset`.
 
-    def _problems(self) -> list[str]:
-        """What the recipe asks for and the data does not have."""
-        config, found = self.config, []
-        if config.held_out and self.validation:
-            found.append(f"held_out is {config.held_out:g}, and a validation dataset is wired in as well. Set held_out "
-                         "to 0, or unlink the dataset.")
-        if config.early_stop_patience and not (config.held_out or self.validation):
-            found.append(f"early_stop_patience is {config.early_stop_patience}, but there are no held-out images to "
-                         "measure. Set held_out to 0.1, or wire in a validation dataset.")
-        if config.prior_weight != 1 and not self.regularization:
-            found.append(f"prior_weight is {config.prior_weight:g}, but no regularization images are wired in. Wire "
-                         "them in, or set it back to 1.")
-        if config.unmasked_weight and not any(item.mask for item in self.dataset.items):
-            found.append(f"unmasked_weight is {config.unmasked_weight:g}, but no image has a mask. Set masks to 'use' "
-                         "in LoRA Dataset Loader, or unmasked_weight back to 0.")
-        if config.preservation_class and not self.dataset.trigger_word:
-            found.append(f"preservation_class ('{config.preservation_class}') replaces the trigger word, and the "
-                         "dataset has none. Give it one in LoRA Dataset Loader, or empty preservation_class.")
-        elif config.preservation_class:
-            trigger = self.dataset.trigger_word
-            without = [i.path.name for i in self.dataset.items if with_class(i.caption, trigger, "") == i.caption]
-            if without:
-                found.append(f"preservation_class ('{config.preservation_class}') replaces the trigger word "
-                             f"'{trigger}', and {len(without)} captions do not have it, such as that of {without[0]}: "
-                             "what they teach would be held back. Write it into them, or empty preservation_class.")
-        return found
+        Raises ValueError if the recipe asks for what the model or the data does not have."""
+        learned, of_class = dataset.without_regularization()
+        if of_class:
+            more = regularization.items if regularization else ()
+            regularization = replace(of_class, items=of_class.items + more)
+        problems = [*family_problems(config, host.family), *_problems(config, learned, validation, regularization)]
+        if problems:
+            raise ValueError("This cannot be trained:\n" + "\n".join(f"- {p}" for p in problems))
+        if config.held_out:
+            learned, validation = learned.split(config.held_out)
+        return cls(host=host, config=config, dataset=learned, validation=validation, regularization=regularization,
+                   **others)
 
     def fingerprints(self) -> dict[str, str]:
         """Of each thing that makes it another training if it changes. Extending a training changes none."""
@@ -117,9 +95,32 @@ class Task:
 
     def extended(self, config: TrainConfig) -> Task:
         """The same task with a longer recipe."""
-        task = copy.copy(self)
-        object.__setattr__(task, "config", config)
-        return task
+        return replace(self, config=config)
+
+
+def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
+              regularization: Dataset | None) -> Iterator[str]:
+    """What the recipe asks for and the data does not have."""
+    if config.held_out and validation:
+        yield (f"held_out is {config.held_out:g}, and a validation dataset is wired in as well. Set held_out to 0, or "
+               "unlink the dataset.")
+    if config.early_stop_patience and not (config.held_out or validation):
+        yield (f"early_stop_patience is {config.early_stop_patience}, but there are no held-out images to measure. Set "
+               "held_out to 0.1, or wire in a validation dataset.")
+    if config.prior_weight != 1 and not regularization:
+        yield (f"prior_weight is {config.prior_weight:g}, but no regularization images are wired in. Wire them in, or "
+               "set it back to 1.")
+    if config.unmasked_weight and not any(item.mask for item in dataset.items):
+        yield (f"unmasked_weight is {config.unmasked_weight:g}, but no image has a mask. Set masks to 'use' in LoRA "
+               "Dataset Loader, or unmasked_weight back to 0.")
+    word, trigger = config.preservation_class, dataset.trigger_word
+    if word and not trigger:
+        yield (f"preservation_class ('{word}') replaces the trigger word, and the dataset has none. Give it one in "
+               "LoRA Dataset Loader, or empty preservation_class.")
+    elif word and (without := [i.path.name for i in dataset.items if with_class(i.caption, trigger, "") == i.caption]):
+        yield (f"preservation_class ('{word}') replaces the trigger word '{trigger}', and {len(without)} captions do "
+               f"not have it, such as that of {without[0]}: what they teach would be held back. Write it into them, or "
+               "empty preservation_class.")
 
 
 def fingerprint(parts: dict[str, str]) -> str:

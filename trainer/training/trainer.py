@@ -9,63 +9,30 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..lora.inject import DTYPES, Layout, disabled, inject, layout, param_groups, without_dropout
-from ..lora.tensors import check_start, from_lora, layout_of, to_lora
+from ..lora.inject import Layout, disabled, inject, without_dropout
+from ..lora.tensors import from_lora, layout_of, to_lora
 from ..model.checkpointing import isolate
 from ..model.host import Host, Text
 from ..model.memory import activation_bytes
+from ..model.resident import Resident
 from ..recipe.config import TrainConfig
+from ..recipe.seeds import generator
 from .averaging import Averaged
 from .batches import Batches
-from .objective import (
-    PATCH,
-    add_noise,
-    elementwise_loss,
-    generator,
-    image_losses,
-    mask_weights,
-    normals,
-    sigmas_of,
-    stratified_normals,
-    velocity,
-)
+from .example import Example
+from .objective import elementwise_loss, image_losses, mask_weights, normals, sigmas_of, stratified_normals
 from .optim import make_lr_scheduler, make_optimizer
 from .rounding import rounded_step
+from .targets import check_start, layout, param_groups
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The choices of `adapter_dtype`."""
 MOST_SKIPPED = 5
 """Steps in a row that may be skipped because their numbers are not finite."""
-MOST_DISTURBED = 10
-"""Times in a row that the model may be taken away from what is being computed."""
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """An image as the transformer sees it."""
-
-    latents: Tensor
-    """(C, H, W), fp32, on the CPU."""
-    texts: Sequence[Text]
-    """Its caption, in every order that is trained."""
-    num_repeats: int = 1
-    weight: float = 1.0
-    """Factor on its loss; below 0 it is unlearned."""
-    mask: Tensor | None = None
-    """What counts of it: (H, W) in 0…1."""
-    others: Sequence[tuple[Tensor, Tensor | None]] = ()
-    """Its latents and masks in other views, of the same shapes."""
-    caption_dropout: float = 0.0
-    """How often its caption is left out."""
-    blank: Text | None = None
-    """What takes the caption's place when it is dropped."""
-    preserved: Text | None = None
-    """To this the adapted model shall answer as the base model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +59,21 @@ class Trainer:
     state."""
 
     def __init__(self, host: Host, config: TrainConfig, examples: Sequence[Example],
-                 start: dict[str, Tensor] | None = None) -> None:
-        """`start`: a LoRA to go on from. Raises ValueError if the recipe or the start do not fit the model."""
+                 start: dict[str, Tensor] | None = None, turns: Callable[[], int] = lambda: 0) -> None:
+        """`start`: a LoRA to go on from. `turns`: as for Resident. Raises ValueError if the recipe or the start do not
+        fit the model."""
         self.host, self.config, self.examples = host, config, examples
-        tokens = max(e.latents[0].numel() for e in examples) // PATCH**2
-        self.room = activation_bytes(host.geometry(), tokens, config.batch_size, config.gradient_checkpointing)
-        """Bytes a step needs beside the weights."""
-        host.load(self.room)
+        tokens = host.family.tokens(max(e.latents[0].numel() for e in examples))
+        room = activation_bytes(host.geometry(), tokens, config.batch_size, config.gradient_checkpointing)
+        self.model = Resident(host, room, turns)
+        self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
         inject(self.view, config, self._layout(start))
         if start:
             from_lora(self.view, start)
         self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
-        isolate(host.blocks(self.view), recompute=config.gradient_checkpointing, random=self._drops)
-        groups = param_groups(self.view, config)
+        isolate(host.family.blocks(self.view), recompute=config.gradient_checkpointing, random=self._drops)
+        groups = param_groups(self.view, config, host.family)
         self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, config)
         self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
@@ -116,7 +84,7 @@ class Trainer:
 
     def _layout(self, start: dict[str, Tensor] | None) -> Layout:
         if not start:
-            return layout(self.view, self.config)
+            return layout(self.view, self.config, self.host.family)
         check_start(start, self.config, {name for name, m in self.view.named_modules() if isinstance(m, nn.Linear)})
         return layout_of(start)
 
@@ -124,7 +92,7 @@ class Trainer:
         """One optimizer update. Where loss or gradients are no numbers it is skipped; raises NotFinite if that happens
         `MOST_SKIPPED` times in a row."""
         config = self.config
-        loss = steadily(self, self._gradients)
+        loss = self.model.run(self._gradients)
         norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
         rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
@@ -160,8 +128,8 @@ class Trainer:
         chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
         draw = generator(config.seed, "micro-batch", k)
-        tokens = latents[0, 0].numel() // PATCH**2
-        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config)
+        tokens = self.host.family.tokens(latents[0, 0].numel())
+        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config, self.host.family.process)
         noise = torch.randn(latents.shape, generator=draw)
         weights = torch.tensor([e.weight for e in chosen], device=self.host.device)
         with self._own_randomness(k):
@@ -225,8 +193,8 @@ class Trainer:
         """Loss (B,) of noised latents by the recipe; latents and noise (B, C, H, W), sigmas (B,), all on the CPU, and
         masks (B, H, W) on the device."""
         latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
-        pred = self._predict(latents, noise, sigmas, texts)
-        return image_losses(elementwise_loss(pred, velocity(latents, noise), sigmas, self.config), masks)
+        pred, target = self._predict(latents, noise, sigmas, texts), self.host.family.process.target(latents, noise)
+        return image_losses(elementwise_loss(pred, target, sigmas, self.config), masks)
 
     def _drift(self, latents: Tensor, noise: Tensor, sigmas: Tensor, chosen: list[Example]) -> Tensor:
         """How far the adapter has moved the model's answers to the captions that it shall not touch."""
@@ -241,7 +209,8 @@ class Trainer:
         return image_losses(elementwise_loss(pred, kept, sigmas, self.config)).mean()
 
     def _predict(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
-        return self.host.predict(self.view, add_noise(latents, noise, sigmas), sigmas, texts, self.config.guidance)
+        noisy = self.host.family.process.add_noise(latents, noise, sigmas)
+        return self.host.predict(self.view, noisy, sigmas, texts, self.config.guidance)
 
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
@@ -249,7 +218,7 @@ class Trainer:
         latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
         with self.averaged.in_effect(), without_dropout(self.view):
             pred = self._predict(latents, noise, sigmas, texts)
-        return (pred - velocity(latents, noise)).square().mean((1, 2, 3))
+        return (pred - self.host.family.process.target(latents, noise)).square().mean((1, 2, 3))
 
     def discard_step(self) -> None:
         """Forgets the gradients of a step that was cut short; the step can then be taken again."""
@@ -260,19 +229,3 @@ class Trainer:
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
 
-
-def steadily(trainer: Trainer, work: Callable[[], Result]) -> Result:
-    """The result of `work` on a model that stayed as it was loaded. ComfyUI's "unload models" takes no lease: if it
-    came in between, the model is loaded again and the work done again. Raises RuntimeError if that does not end."""
-    for _ in range(MOST_DISTURBED):
-        try:
-            result = work()
-        except Exception:
-            if trainer.host.undisturbed():
-                raise
-        else:
-            if trainer.host.undisturbed():
-                return result
-        trainer.host.load(trainer.room)
-    raise RuntimeError(f"The model was unloaded during {MOST_DISTURBED} steps in a row. Something keeps asking ComfyUI "
-                       "to free its memory; stop that, and resume the job.")

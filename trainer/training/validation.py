@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ..lora.inject import disabled
-from .objective import generator
-from .trainer import Example, Trainer
+from ..recipe.seeds import generator
+from .example import Example
+from .trainer import Trainer
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORSE = 0.02

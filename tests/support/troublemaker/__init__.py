@@ -49,8 +49,8 @@ class Dawdle(io.ComfyNode):
 async def health(_: web.Request) -> web.Response:
     """What must be as it was before anything was trained."""
     [jobs] = [module for name, module in list(sys.modules.items()) if name.endswith("livelora.nodes.jobs")]
-    return web.json_response({"threads": sorted(t.name for t in threading.enumerate()), "idle": jobs.LEASE.idle,
-                              "in_training": getattr(mm, "in_training", False)})
+    return web.json_response({"threads": sorted(t.name for t in threading.enumerate()),
+                              "idle": jobs.EVERYBODY.lease.idle, "in_training": getattr(mm, "in_training", False)})
 
 
 class Troublemaker(ComfyExtension):

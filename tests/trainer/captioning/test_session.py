@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from livelora.trainer.captioning.session import Wish, caption, seed_of, shown_size
+from livelora.trainer.captioning.session import Plan, caption, seed_of, shown_size
 from livelora.trainer.data.item import Dataset, Item
 from livelora.trainer.data.review import recaptioned
 from PIL import Image
@@ -77,7 +77,7 @@ def journals(tmp_path: Path) -> list[Path]:
 
 
 def run(dataset, tmp_path, engine, tell=lambda done, total: None, **wish):
-    return caption(dataset, Wish(**wish), engine, tmp_path / "scratch", tell)
+    return caption(dataset, Plan(**wish), engine, tmp_path / "scratch", tell)
 
 
 def test_all_captions_are_written_anew_in_memory(dataset, tmp_path):

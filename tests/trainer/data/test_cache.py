@@ -45,7 +45,7 @@ def test_what_is_kept_takes_no_memory_of_its_own(cache, tmp_path):
 
 
 def test_a_mapped_file_is_read_as_safetensors_reads_it(tmp_path):
-    tensors = {str(kind): torch.arange(24).reshape(2, 3, 4).to(kind) for kind in kept.DTYPES.values()}
+    tensors = {str(kind): torch.arange(24).reshape(2, 3, 4).to(kind) for kind in kept.STORED.values()}
     tensors |= {"number": torch.tensor(3.5), "nothing": torch.zeros(0, 4)}
     save_file(tensors, tmp_path / "a.safetensors", {"plain": "{}"})
     found, metadata = kept.mapped(tmp_path / "a.safetensors")

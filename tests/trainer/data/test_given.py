@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from livelora.trainer.data.given import Given, dataset
-from livelora.trainer.data.pictures import images, masks
+from livelora.trainer.data.pictures import images
 from reading import read
 from safetensors.torch import load_file
 
@@ -43,7 +43,7 @@ def test_a_mask_goes_with_its_image(tmp_path):
     mask = torch.zeros(64, 64)
     mask[:, 32:] = 1
     found = make(Given(images=pictures(1), masks=[mask], captions=["ohwx"]), tmp_path, masks="use")
-    assert len(found.items) == 1 and masks.load(found.items[0]).equal(mask)
+    assert len(found.items) == 1 and found.items[0].load_mask().equal(mask)
 
 
 def test_latents_and_encoded_captions_are_kept_exactly(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from livelora.trainer.jobs import folder as job_folder
-from livelora.trainer.jobs.book import Jobs
+from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.folder import JobFolder
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.lora.file import Lora
@@ -86,9 +86,10 @@ def test_what_cannot_be_discarded_does_not_keep_the_rest(tmp_path, monkeypatch):
         remove(path)
 
     monkeypatch.setattr(job_folder, "remove_folder", open_in_a_viewer)  # stands for Windows
-    [job] = Jobs(tmp_path, Lease()).all()
-    job.discard()
-    assert (job.state, job.record.step, job.lora("last")) == ("stopped", 0, None)
+    book = Book(tmp_path, Lease())
+    [job] = book.all()
+    book.discard(job)
+    assert (job.state, job.history.step, job.lora("last")) == ("stopped", 0, None)
     assert job.message == ("Stopped at step 1, but not all that was learned could be removed (Access is denied). "
                            "Delete the job.")
     assert sorted(p.name for p in folder.path.iterdir()) == ["job.json", "samples"]
@@ -98,7 +99,7 @@ def test_a_job_of_which_half_was_removed_does_not_come_back(tmp_path):
     for name in ("whole", ".removed.0123abcd.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "job.json").write_text(json.dumps(FACTS))
-    assert [job.id for job in Jobs(tmp_path, Lease()).all()] == ["whole"]
+    assert [job.id for job in Book(tmp_path, Lease()).all()] == ["whole"]
     assert [p.name for p in tmp_path.iterdir()] == ["whole"]
 
 
@@ -113,6 +114,7 @@ def test_stopping_a_paused_job_passes_over_a_state_whose_lora_is_broken(tmp_path
         (folder.path / "lora.safetensors").rename(folder.states / f"step_{step:06}" / "lora.safetensors")
     broken = folder.states / "step_000006" / "lora.safetensors"
     broken.write_bytes(broken.read_bytes()[:-8])
-    [job] = Jobs(tmp_path, Lease()).all()
-    job.stop()
+    book = Book(tmp_path, Lease())
+    [job] = book.all()
+    book.stop(job)
     assert job.state == "stopped" and job.lora("last")["a.lora_up.weight"].equal(good["a.lora_up.weight"])

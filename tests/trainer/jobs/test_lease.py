@@ -1,4 +1,4 @@
-"""The lease: one at a time, prompts first, and it knows whether a prompt was in between."""
+"""The lease: one at a time, prompts first, and it tells whether a prompt was in between."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from livelora.trainer.jobs.lease import Lease
 SOON = 5.0
 
 
-def test_a_step_after_a_prompt_is_told_so():
-    lease = Lease()
-    with lease.step() as first:
-        pass
-    with lease.step() as undisturbed:
-        pass
+def test_turns_tell_whether_a_prompt_was_in_between():
+    """Also one that still goes on: what it does until its end counts as well."""
+    lease, turns = Lease(), []
+
+    def step() -> None:
+        with lease.step():
+            turns.append(lease.prompt_turns())
+
+    step()
+    step()
     lease.take_for_prompt()
+    turns.append(lease.prompt_turns())
     lease.give_back()
-    with lease.step() as disturbed:
-        pass
-    assert first and not undisturbed and disturbed
+    step()
+    step()
+    first, undisturbed, within, disturbed, again = turns
+    assert first == undisturbed != within and disturbed not in (first, within) and disturbed == again
 
 
 def test_a_waiting_prompt_goes_before_the_next_step():

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import file as export
 from livelora.trainer.lora import merge
 from livelora.trainer.lora.file import Lora
@@ -141,7 +142,7 @@ def test_what_both_files_say_stays_in_the_metadata():
     one.metadata = facts | {"modelspec.trigger_phrase": "ohwx", "modelspec.thumbnail": "data:"}
     two.metadata = {"modelspec.resolution": "1024x1024", "modelspec.trigger_phrase": "flatmoji"}
     parts = [Part(one, 1.0, "cat.safetensors"), Part(two, -0.5, "style.safetensors")]
-    about = merge.metadata(parts, 4, merged(parts, 4)[1])
+    about = merge.metadata(parts, 4, merged(parts, 4)[1], FAMILIES)
     made = json.loads(about.pop("livelora.merge"))
     assert made["rank"] == 4 and 0 < made["kept"] < 1 and made["loras"] == [
         {"name": "cat.safetensors", "strength": 1.0}, {"name": "style.safetensors", "strength": -0.5}]
@@ -163,19 +164,19 @@ def test_what_cannot_be_merged_is_refused_by_its_kind(tmp_path):
     why = {"DoRA": "depends on the model's own weights", "LoHa": "no product of two thin matrices",
            "LoKr": "no product of two thin matrices", "OFT": "turns the model's weights"}
     for kind, tensors in kinds.items():
-        path = export.save(tensors, tmp_path, kind, "fp32")
+        path = export.save(tensors, tmp_path, kind, "fp32", FAMILIES)
         with pytest.raises(ValueError, match=f"'{kind}' cannot be merged or resized. Its kind is {kind}: .*"
                                              f"{why[kind]}.*put Load LoRA nodes in a row"):
-            merge.read(path, 1.0, kind)
+            merge.read(path, 1.0, kind, FAMILIES)
 
 
 def test_what_is_no_lora_of_flux_is_refused_with_its_name(tmp_path):
-    other = export.save({"blocks.0.q.lora_A.weight": torch.ones(2, 2)}, tmp_path, "wan", "fp32")
+    other = export.save({"blocks.0.q.lora_A.weight": torch.ones(2, 2)}, tmp_path, "wan", "fp32", FAMILIES)
     with pytest.raises(ValueError, match="'wan' cannot be merged or resized. .* unknown kind or layer, such as blocks"):
-        merge.read(other, 1.0, "wan")
+        merge.read(other, 1.0, "wan", FAMILIES)
     (tmp_path / "old.pt").write_bytes(b"not a safetensors file at all")
     with pytest.raises(ValueError, match="'old.pt' cannot be read as safetensors .*ends in .safetensors"):
-        merge.read(tmp_path / "old.pt", 1.0, "old.pt")
+        merge.read(tmp_path / "old.pt", 1.0, "old.pt", FAMILIES)
 
 
 def test_loras_for_models_of_different_sizes_are_refused():

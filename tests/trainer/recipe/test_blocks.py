@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from livelora.trainer.recipe.blocks import parse_blocks, problem_with_regex
+from livelora.trainer.comfy.families.flux1 import FLUX1
+from livelora.trainer.recipe.blocks import FORMAT, parse_blocks, problem_with_regex
 
 
 @pytest.mark.parametrize(("text", "module", "value"), [
@@ -33,7 +34,7 @@ from livelora.trainer.recipe.blocks import parse_blocks, problem_with_regex
 ])
 def test_a_block_has_the_last_number_that_is_given_for_it(text, module, value):
     parsed = parse_blocks(text)
-    assert parsed.of(module, 5.0) == value
+    assert parsed.of(FLUX1.block_of(module), 5.0) == value
     assert not parsed.problems
 
 
@@ -42,19 +43,24 @@ def test_all_numbers_are_listed():
     assert parse_blocks("").numbers == []
 
 
-@pytest.mark.parametrize("part", ["8", "double", "double 8", "double: eight", "double: -1", "double: 1e3", "triple: 8",
+@pytest.mark.parametrize("part", ["8", "double", "double 8", "double: eight", "double: -1", "double: 1e3",
                                   "double 1-: 8", "double -1: 8", "double0: 8", "double 1.5: 8", "Double: 8",
                                   "double: 8; single: 9"])
 def test_what_cannot_be_read_is_named(part):
     parsed = parse_blocks(f"single: 4, {part}")
-    assert parsed.problems == (f"'{part}' cannot be read. Write for example 'double 0-9: 8, single: 32'.",)
+    assert parsed.problems == (f"'{part}' cannot be read. {FORMAT}.",)
     assert parsed.numbers == [4.0]
+
+
+def test_the_kinds_of_blocks_are_the_familys_matter():
+    """Any word is read; whether the model has such blocks is asked when there is a model."""
+    assert parse_blocks("triple 2: 8, double: 4").kinds == {"triple", "double"}
+    assert not parse_blocks("triple 2: 8").problems
 
 
 def test_every_problem_is_named():
     assert parse_blocks("double 9-3: 8, x").problems == (
-        "'double 9-3: 8' ends before it begins. Write for example 'double 0-9: 8, single: 32'.",
-        "'x' cannot be read. Write for example 'double 0-9: 8, single: 32'.")
+        f"'double 9-3: 8' ends before it begins. {FORMAT}.", f"'x' cannot be read. {FORMAT}.")
 
 
 @pytest.mark.parametrize("pattern", [r"double_blocks\.\d+\..*", "", "a|b"])

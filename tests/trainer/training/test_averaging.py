@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.recipe.seeds import generator
 from livelora.trainer.training.averaging import Averaged
-from livelora.trainer.training.objective import generator
 from livelora.trainer.training.optim import make_optimizer
 from livelora.trainer.training.optimizer_state import optimizer_state
 from livelora.trainer.training.rounding import rounded_step

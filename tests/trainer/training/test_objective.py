@@ -7,9 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from livelora.trainer.comfy.families.flux1 import FLUX1
+from livelora.trainer.model.process import shift_sigmas
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.recipe.seeds import generator
 from livelora.trainer.training import objective
 from scipy import special, stats
+
+FLOW = FLUX1.process
 
 
 def config(**changes):
@@ -17,7 +22,7 @@ def config(**changes):
 
 
 def sigmas(count, tokens=256, **changes):
-    return objective.sigmas_of(objective.normals(count, objective.generator(0, "x")), tokens, config(**changes))
+    return objective.sigmas_of(objective.normals(count, generator(0, "x")), tokens, config(**changes), FLOW)
 
 
 def losses(errors, sigma=1.0, **changes):
@@ -29,7 +34,7 @@ def losses(errors, sigma=1.0, **changes):
 @pytest.mark.parametrize(("edge", "shift"), [(512, 1.8775), (1024, 3.1582), (256, 1.6487)])
 def test_resolution_shift_is_on_the_published_line(edge, shift):
     """1.88 at 512², 3.158 at 1024² (HAZARDS, recipe trap 2), e^0.5 at 256 tokens."""
-    assert objective.resolution_shift((edge // 16) ** 2) == pytest.approx(shift, abs=2e-4)
+    assert FLOW.resolution_shift((edge // 16) ** 2) == pytest.approx(shift, abs=2e-4)
 
 
 def test_resolution_shift_equals_diffusers():
@@ -37,7 +42,7 @@ def test_resolution_shift_equals_diffusers():
 
     for tokens in (256, 1024, 2304, 4096):
         expected = torch.tensor(calculate_shift(tokens, 256, 4096, 0.5, 1.15)).exp().item()
-        assert objective.resolution_shift(tokens) == pytest.approx(expected, rel=1e-6)
+        assert FLOW.resolution_shift(tokens) == pytest.approx(expected, rel=1e-6)
 
 
 def test_shift_sigmas_equals_the_samplers_shift():
@@ -47,16 +52,16 @@ def test_shift_sigmas_equals_the_samplers_shift():
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     sigmas = torch.linspace(0.01, 1, 50)
     expected = scheduler.time_shift(mu=1.15, sigma=1.0, t=sigmas)
-    torch.testing.assert_close(objective.shift_sigmas(sigmas, torch.tensor(1.15).exp().item()), expected)
+    torch.testing.assert_close(shift_sigmas(sigmas, torch.tensor(1.15).exp().item()), expected)
 
 
 def test_draws_are_those_of_earlier_recipes():
     """Printed by this file's `sample_sigmas` at commit 3cf4f91, before there were other distributions."""
-    draw = objective.normals(4, objective.generator(7, "micro-batch", 3))
+    draw = objective.normals(4, generator(7, "micro-batch", 3))
     for sampling, expected in (
             ("sigmoid", [0.5329484343528748, 0.9257218241691589, 0.5913489460945129, 0.7405099272727966]),
             ("resolution_shift", [0.6817845106124878, 0.9590172171592712, 0.7309690713882446, 0.8427217602729797])):
-        found = objective.sigmas_of(draw, 1024, config(timestep_sampling=sampling))
+        found = objective.sigmas_of(draw, 1024, config(timestep_sampling=sampling), FLOW)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, torch.tensor(expected), rtol=2e-7, atol=0)
 
@@ -79,7 +84,7 @@ def test_logit_normal_equals_diffusers():
 
     found = sigmas(100, timestep_sampling="logit_normal", timestep_mean=0.7, timestep_std=0.4)
     torch.testing.assert_close(found, compute_density_for_timestep_sampling(
-        "logit_normal", 100, logit_mean=0.7, logit_std=0.4, generator=objective.generator(0, "x")))
+        "logit_normal", 100, logit_mean=0.7, logit_std=0.4, generator=generator(0, "x")))
 
 
 def test_fixed_shift_equals_the_samplers_shift():
@@ -92,7 +97,7 @@ def test_fixed_shift_equals_the_samplers_shift():
 
 
 def test_uniform_is_the_share_of_normal_samples_that_lie_below():
-    found = objective.sigmas_of(torch.tensor([-3.0, 0.0, 1.0]), 256, config(timestep_sampling="uniform"))
+    found = objective.sigmas_of(torch.tensor([-3.0, 0.0, 1.0]), 256, config(timestep_sampling="uniform"), FLOW)
     np.testing.assert_allclose(found, stats.norm.cdf([-3, 0, 1]), rtol=1e-5)
 
 
@@ -106,7 +111,7 @@ def test_resolution_shift_moves_the_logit_by_its_logarithm():
 @given(st.integers(1, 200), st.integers(0, 2**32))
 def test_stratified_samples_lie_one_in_each_slice(count, seed):
     """scipy's Φ maps them to probabilities; sorted, the i-th lies between i/count and (i + 1)/count."""
-    found = objective.stratified_normals(count, objective.generator(seed))
+    found = objective.stratified_normals(count, generator(seed))
     assert found.shape == (count,) and found.dtype == torch.float32
     places = np.sort(stats.norm.cdf(found.double().numpy())) * count - np.arange(count)
     assert places.min() > -1e-4 and places.max() < 1 + 1e-4
@@ -115,14 +120,14 @@ def test_stratified_samples_lie_one_in_each_slice(count, seed):
 def test_a_million_slices_are_told_apart():
     """fp32 returns Φ(z) to 2⁻²⁴ φ(z) |z| ≤ 1.5e-8, here 0.015 slices. Computed in fp32 it would be off by more."""
     count = 2**20
-    found = objective.stratified_normals(count, objective.generator(0)).double().numpy()
+    found = objective.stratified_normals(count, generator(0)).double().numpy()
     places = np.sort(special.ndtr(found)) * count - np.arange(count)
     assert places.min() > -0.02 and places.max() < 1.02
 
 
 def test_a_stratified_sample_alone_is_standard_normal():
     """At every place of the window, so the order is random too."""
-    windows = torch.stack([objective.stratified_normals(4, objective.generator(k)) for k in range(2000)])
+    windows = torch.stack([objective.stratified_normals(4, generator(k)) for k in range(2000)])
     for place in windows.unbind(1):
         assert stats.kstest(place.double().numpy(), "norm").pvalue > 0.01
 
@@ -130,41 +135,41 @@ def test_a_stratified_sample_alone_is_standard_normal():
 def test_stratified_windows_differ_less_than_chance():
     """The mean of four independent samples has variance 1/4; that of one in each quarter has a quarter of the mean
     variance of the normal cut at its quartiles (scipy)."""
-    means = torch.stack([objective.stratified_normals(4, objective.generator(k)) for k in range(2000)]).mean(1)
+    means = torch.stack([objective.stratified_normals(4, generator(k)) for k in range(2000)]).mean(1)
     cuts = stats.norm.ppf([0, 0.25, 0.5, 0.75, 1])
     expected = np.mean([stats.truncnorm.var(low, high) for low, high in zip(cuts, cuts[1:], strict=False)]) / 4
     assert means.var().item() == pytest.approx(expected, rel=0.1) and expected < 0.05
 
 
 def test_stratified_samples_depend_on_their_generator_alone():
-    one, two, other = (objective.stratified_normals(8, objective.generator(k)) for k in (1, 1, 2))
+    one, two, other = (objective.stratified_normals(8, generator(k)) for k in (1, 1, 2))
     assert one.equal(two) and not one.equal(other)
     assert not one.argsort().equal(other.argsort())
 
 
 def test_noising_target_and_loss_by_hand():
     latents, noise = torch.full((2, 1, 1, 1), 2.0), torch.full((2, 1, 1, 1), -4.0)
-    noisy = objective.add_noise(latents, noise, torch.tensor([0.0, 0.25]))
+    noisy = FLOW.add_noise(latents, noise, torch.tensor([0.0, 0.25]))
     assert noisy.flatten().tolist() == [2.0, 0.5]
-    assert objective.velocity(latents, noise).flatten().tolist() == [-6.0, -6.0]
+    assert FLOW.target(latents, noise).flatten().tolist() == [-6.0, -6.0]
     pred = torch.tensor([-6.0, -3.0]).view(2, 1, 1, 1)
-    loss = objective.elementwise_loss(pred, objective.velocity(latents, noise), torch.zeros(2), config())
+    loss = objective.elementwise_loss(pred, FLOW.target(latents, noise), torch.zeros(2), config())
     assert objective.image_losses(loss).tolist() == [0.0, 9.0]
 
 
 def test_velocity_leads_from_noise_to_latents():
     """One Euler step of length σ along the velocity undoes the noise exactly."""
     latents, noise, sigma = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3), torch.tensor([0.7])
-    noisy = objective.add_noise(latents, noise, sigma)
-    torch.testing.assert_close(noisy - sigma * objective.velocity(latents, noise), latents)
+    noisy = FLOW.add_noise(latents, noise, sigma)
+    torch.testing.assert_close(noisy - sigma * FLOW.target(latents, noise), latents)
 
 
 def test_generators_depend_on_their_arguments_alone():
     state = torch.random.get_rng_state()
-    one, two = (torch.randn(4, generator=objective.generator(1, "a", 2)) for _ in range(2))
+    one, two = (torch.randn(4, generator=generator(1, "a", 2)) for _ in range(2))
     assert one.equal(two)
-    assert not one.equal(torch.randn(4, generator=objective.generator(1, "a", 3)))
-    assert not one.equal(torch.randn(4, generator=objective.generator(2, "a", 2)))
+    assert not one.equal(torch.randn(4, generator=generator(1, "a", 3)))
+    assert not one.equal(torch.randn(4, generator=generator(2, "a", 2)))
     assert torch.random.get_rng_state().equal(state)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import get_args
 
 import pytest
 import torch
-from livelora.trainer.recipe import config as recipe
 from livelora.trainer.recipe.config import TrainConfig
-from livelora.trainer.training.objective import generator
+from livelora.trainer.recipe.optimizers import OFFERED
+from livelora.trainer.recipe.seeds import generator
 from livelora.trainer.training.optim import make_lr_scheduler, make_optimizer
 from livelora.trainer.training.optimizer_state import (
     load_optimizer_state,
@@ -22,7 +21,7 @@ from livelora.trainer.training.rounding import rounded_step
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-OPTIMIZERS = get_args(recipe.Optimizer)
+OPTIMIZERS = OFFERED
 SHAPES = [(4, 32), (32, 4), (40, 128), (8200,), (4096,)]
 """Below and above bitsandbytes' 4096 elements for 8-bit state, whole blocks of 256 and not, vectors (DoRA's) too."""
 

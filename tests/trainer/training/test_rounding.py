@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
-from livelora.trainer.recipe import config as recipe
 from livelora.trainer.recipe.config import TrainConfig
-from livelora.trainer.training.objective import generator
+from livelora.trainer.recipe.optimizers import OFFERED
+from livelora.trainer.recipe.seeds import generator
 from livelora.trainer.training.optim import make_optimizer
 from livelora.trainer.training.rounding import in_fp32, rounded_step, stochastic_round
 from scipy.stats import binomtest
@@ -76,7 +74,7 @@ def test_fp32_parameters_are_updated_as_ever_and_nothing_is_drawn():
     assert torch.equal(draw.get_state(), generator(7).get_state())
 
 
-@pytest.mark.parametrize("name", get_args(recipe.Optimizer))
+@pytest.mark.parametrize("name", OFFERED)
 def test_one_step_is_the_fp32_step_rounded_to_a_neighbour(name):
     """And the state is fp32 (or 8-bit), the parameter the same object in the same memory, its gradient untouched."""
     rate = 1.0 if name == "Prodigy" else 1e-2

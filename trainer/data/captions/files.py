@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ...disk.files import write_atomic
-from ...recipe.config import CaptionShuffle
+from ...recipe.choices import CaptionShuffle
 
 PLACEHOLDERS = ("trigger", "caption", "name")
 EXTENSIONS = (".txt", ".caption")
@@ -74,7 +74,7 @@ def _decode(name: str, data: bytes) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text with single spaces for its line breaks and other white space."""
+    """A text in one line: each line break, and any other white space, becomes one space."""
     return " ".join(text.split())
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 BRACES = {"{{": "\x00", "}}": "\x01"}
-"""Doubled braces are braces, and no wildcards; what stands for them meanwhile occurs in no text."""
+"""Braces that are written twice are braces, and no wildcards; what stands for them meanwhile occurs in no text."""
 JOINT = ", "
 """Between the tags of a shuffled caption, whatever separated them before."""
 
@@ -30,8 +30,8 @@ class CaptionRules:
     """Such as ";;;": joins tags that are moved and dropped as one."""
     enable_wildcard: bool = False
     """`{a|b}` becomes a or b, and of several lines one is taken."""
-    caption_dropout_rate: float = 0.0
-    """How often the caption is left out whole."""
+    caption_dropout_rate: float | None = None
+    """How often the caption is left out whole. None: as often as the recipe says."""
     caption_tag_dropout_rate: float = 0.0
     """How often each tag is left out."""
 

@@ -105,7 +105,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
                 continue
             if any(cells[len(columns):]):
                 raise ValueError(f"{path.name}, line {line}: it has {len(cells)} cells and the table {len(columns)} "
-                                 f'columns. Put a caption with "{delimiter}" in it between double quotes.')
+                                 f'columns. Put a caption with "{delimiter}" in it between quotation marks (").')
             yield line, {column: cell for column, cell in zip(columns, cells, strict=False) if column}
     except csv.Error as err:
         raise ValueError(f"{path.name}, line {table.line_num + before}: it is not CSV ({err}). Save it again from your "

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 MAX_ASPECT = 4
 """Longer pictures are cropped to this ratio of the long edge to the short one, if we choose the buckets."""
-FINEST = 16
-"""The model takes no other edges than multiples of this: 8 pixels for a latent, 2 latents for a token."""
+LATENT = 8
+"""Pixels along an edge of a latent pixel, in every family that can be trained."""
+FINEST = 2 * LATENT
+"""No model takes other edges than multiples of this. Datasets are read before a model is wired in."""
 Size = tuple[int, int]
 """Width and height."""
 
@@ -97,7 +99,7 @@ def _cropped(size: Size, max_aspect: float) -> Size:
 
 
 def step_for(resolution: int) -> int:
-    """Bucket edges are multiples of this: 64 pixels, less for small trainings, never below the model's 16."""
+    """Bucket edges are multiples of this: 64 pixels, less for small trainings, never below 16."""
     return max(FINEST, min(64, resolution // 128 * FINEST))
 
 

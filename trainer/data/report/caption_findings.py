@@ -6,12 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..item import Dataset, Item
 from .findings import Finding
-
-if TYPE_CHECKING:
-    from ..item import Dataset, Item
 
 SENTENCE_WORDS = frozenset("a an and are as at by for from has have her his in into is it its near of on over that the "
                            "their there this to under wearing which while who with".split())
@@ -41,8 +38,8 @@ def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, i
     if tags := [names[i.path] for i in learned if is_tags(i.caption, dataset.trigger_word)]:
         if len(tags) > MANY * len(learned):
             yield Finding("tags", f"{len(tags)} with a list of tags for a caption", tuple(tags),
-                          "FLUX.1 was trained on sentences: 'a woman with long hair sits on a bench' teaches it more "
-                          "than '1girl, long_hair, bench'.")
+                          "Most models of today were trained on sentences: 'a woman with long hair sits on a bench' "
+                          "teaches them more than '1girl, long_hair, bench'.")
 
 
 def whole(item: Item) -> str:

@@ -7,14 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..item import Dataset, Item
 from ..pictures.images import EDGE
-
-if TYPE_CHECKING:
-    from ..item import Dataset, Item
 
 FEW = 10
 """Fewer pictures are learned by heart."""

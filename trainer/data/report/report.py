@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..naming import NAMED, file_names, name_some
+from ..item import Dataset
+from ..naming import NAMED, name_some
 from .caption_findings import about_captions, count_tokens, shortened
 from .findings import Finding, about_pictures
-
-if TYPE_CHECKING:
-    from ..item import Dataset
 
 REPEATS = ((20, (10, 15)), (51, (5, 8)))
 """Below how many images how many repeats of each are usual, as trainers that count epochs advise."""
@@ -101,7 +99,7 @@ def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, 
 
     `count_tokens_of` says how many tokens a caption has; without it long captions are not found. `most_tokens`: what
     the model is made for."""
-    names = file_names(dataset)
+    names = dataset.names()
     items = dataset.items
     unique = list({item.path: item for item in items}.values())
     sizes = sorted((item.size for item in unique), key=lambda size: size[0] * size[1])

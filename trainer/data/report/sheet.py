@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from ..item import Item
 from ..pictures import images
+from ..pictures.pixels import to_image, to_tensor
 from .caption_findings import shortened
-
-if TYPE_CHECKING:
-    from ..item import Item
-    from .report import Report
+from .report import Report
 
 LINES = 3
 """Of a caption under its picture."""
@@ -52,7 +48,7 @@ def contact_sheet(items: Sequence[Item], edge: int = 128, most: int = 48, captio
         if captions:
             lines = wrapped(item.caption, font, edge - 8, LINES)
             draw.multiline_text((left + 4, top + edge), "\n".join(lines), INK, font, spacing=3)
-    return _to_tensor(sheet)
+    return to_tensor(sheet)
 
 
 def report_picture(report: Report) -> Tensor:
@@ -83,7 +79,7 @@ def report_picture(report: Report) -> Tensor:
         for line in advice:
             pen.write(line, small, PALE, 20, 24)
         pen.y += 14
-    return _to_tensor(page)
+    return to_tensor(page)
 
 
 class _Pen:
@@ -178,9 +174,5 @@ def _tile(item: Item, edge: int, font: Font) -> Image.Image:
         lines = wrapped(item.path.name, font, edge - 8, 4)
         ImageDraw.Draw(tile).multiline_text((4, edge // 2 - 8 * len(lines)), "\n".join(lines), INK, font)
         return tile
-    picture = Image.fromarray((images.load(item.path, item.bucket) * 255).round().byte().numpy())
+    picture = to_image(images.load(item.path, item.bucket))
     return ImageOps.pad(picture, (edge, edge), color="white")
-
-
-def _to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)

@@ -27,7 +27,8 @@ MOST_NODES = 100_000
 """Values in a file, each counted as often as YAML's aliases repeat it."""
 MAX_RESOLUTION = 4096
 STEP = 32
-"""ai-toolkit's step for Flux: 8 pixels for a latent, 2 latents for a token, twice that (`get_bucket_divisibility`)."""
+"""ai-toolkit's step for models with tokens of 16 pixels: 8 pixels for a latent, 2 latents for a token, twice that
+(`get_bucket_divisibility`)."""
 ROUNDED = ("Picture sizes are chosen as sd-scripts does without enlarging, in steps of 32 pixels; ai-toolkit's are "
            "often one or more steps longer.")
 LEFT_OUT = ("_controls", *masks.FOLDERS)
@@ -143,7 +144,7 @@ def _common(entry: dict[str, Any], folder: Path) -> Found:
 
 
 def _rules(entry: dict[str, Any]) -> CaptionRules:
-    caption_rate = _number(entry, "caption_dropout_rate", 0, 0, 1)
+    caption_rate = _number(entry, "caption_dropout_rate", 0, 0, 1) if "caption_dropout_rate" in entry else None
     token_rate = _number(entry, "token_dropout_rate", 0, 0, 1)
     if _flag(entry, "cache_text_embeddings"):  # ai-toolkit then drops nothing
         caption_rate = token_rate = 0.0

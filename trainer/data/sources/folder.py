@@ -7,46 +7,19 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..captions import files as captions
-from ..captions.rules import CaptionRules
-from ..naming import NAMED as NAMED
-from ..naming import name_some as name_some
+from ..naming import name_some
 from ..pictures import images, masks
-from ..pictures.augment import Augment
-from ..pictures.buckets import Buckets
 from . import table as metadata
+from .found import Found
 
 WEIGHTS = "weights.json"
 """A file in a dataset folder or in one of its subfolders, such as {"cat.png": 0.5}."""
 MOST_BYTES = 16 * 2**20
 """Of such a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An image file, not opened yet."""
-
-    path: Path
-    num_repeats: int
-    weight: float
-    """Factor on its loss."""
-    masks: tuple[Path, ...]
-    """Mask pictures beside it, the one to use first."""
-    caption: str | None = None
-    """From a table or a configuration. None: it lies beside the image."""
-    caption_extension: str = ""
-    """Of the file beside it; empty: .txt, or else .caption."""
-    rules: CaptionRules | None = None
-    """What a configuration wants done with its caption. None: what the recipe says."""
-    augment: Augment | None = None
-    """None: what the loader says; so with the next two."""
-    buckets: tuple[Buckets, ...] = ()
-    masked: bool | None = None
-    regularization: bool = False
-    """An image of the class, to be learned beside the others so that it stays as it is."""
 
 
 def find(folder: Path) -> tuple[list[Found], list[str]]:

@@ -79,7 +79,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ValueError(f"'{path}' is not UTF-8 text (byte {err.start}). Save it again with the encoding "
                          "UTF-8.") from err
     except (toml.TOMLDecodeError, RecursionError) as err:
-        hint = " Write paths with / or in single quotes." if "\\" in text else ""
+        hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
         raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
 
 

@@ -106,7 +106,7 @@ def item_of(folder, bucket):
 def test_a_mask_is_cut_around_its_centre(folder):
     """The middle third of the columns is what remains of 96 × 32 at 32 × 32."""
     picture(folder / "cat_mask.png", color="black", white=(32, 0, 64, 16))
-    mask = masks.load(item_of(folder, (32, 32)))
+    mask = item_of(folder, (32, 32)).load_mask()
     assert mask.shape == (32, 32) and mask.dtype == torch.float32
     assert mask[:16].eq(1).all() and mask[16:].eq(0).all()
 
@@ -118,7 +118,7 @@ def test_a_mask_lies_on_what_it_masks(folder, size):
     picture(folder / "cat.png", size, "black", box)
     picture(folder / "cat_mask.png", size, "black", box)
     item = read(folder).items[0]
-    image, mask = images.load(item.path, item.bucket)[..., 0], masks.load(item)
+    image, mask = images.load(item.path, item.bucket)[..., 0], item.load_mask()
     assert mask.shape == image.shape and 0.1 < mask.mean() < 0.9
     assert float(mask.mean()) == pytest.approx(float(image.mean()), rel=0.01)
     for axis in (0, 1):
@@ -139,7 +139,7 @@ def test_a_mask_is_painted_on_the_upright_image(folder):
     picture(folder / "cat.jpg", (64, 32), "black", (0, 0, 64, 16), exif=exif)
     picture(folder / "cat_mask.png", (32, 64), "black", (16, 0, 32, 64))
     item = item_of(folder, (32, 64))
-    mask = masks.load(item)
+    mask = item.load_mask()
     assert mask[:, 16:].eq(1).all() and mask[:, :16].eq(0).all()
     assert torch.equal(mask > 0.5, images.load(item.path, item.bucket)[..., 0] > 0.5)
 
@@ -149,7 +149,7 @@ def test_transparency_is_turned_upright_with_its_image(folder):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(folder / "cat.png", (64, 32), (0, 0, 0, 0), (0, 0, 64, 16), exif=exif)
-    mask = masks.load(item_of(folder, (32, 64)))
+    mask = item_of(folder, (32, 64)).load_mask()
     assert mask[:, 16:].eq(1).all() and mask[:, :16].eq(0).all()
 
 
@@ -159,7 +159,7 @@ def test_transparency_is_turned_upright_with_its_image(folder):
 ])
 def test_of_an_image_the_transparency_counts(folder, color, expected):
     picture(folder / "cat.png", color=color)
-    assert masks.load(read(folder).items[0]).unique().tolist() == pytest.approx([expected])
+    assert read(folder).items[0].load_mask().unique().tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(("color", "expected"), [
@@ -171,7 +171,7 @@ def test_of_an_image_the_transparency_counts(folder, color, expected):
 ])
 def test_of_a_mask_picture_the_brightness_counts(folder, color, expected):
     picture(folder / "cat_mask.png", color=color)
-    assert masks.load(read(folder).items[0]).unique().tolist() == pytest.approx([expected])
+    assert read(folder).items[0].load_mask().unique().tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(("pixels", "expected"), [
@@ -180,7 +180,7 @@ def test_of_a_mask_picture_the_brightness_counts(folder, color, expected):
 ])
 def test_other_depths_of_mask_pictures(folder, pixels, expected):
     Image.fromarray(pixels).save(folder / "cat_mask.png")
-    assert masks.load(read(folder).items[0]).unique().tolist() == pytest.approx([expected])
+    assert read(folder).items[0].load_mask().unique().tolist() == pytest.approx([expected])
 
 
 def test_a_latent_counts_as_much_as_the_pixels_it_stands_for():
@@ -252,7 +252,7 @@ def test_a_view_of_a_mask_is_cut_as_that_of_its_image(folder, view):
     Image.fromarray(stripes).convert("RGB").save(folder / "cat.png")
     Image.fromarray(stripes).save(folder / "cat_mask.png")
     item = item_of(folder, (32, 32))
-    assert torch.equal(masks.load(item, view), images.load(item.path, item.bucket, view)[..., 0])
+    assert torch.equal(item.load_mask(view), images.load(item.path, item.bucket, view)[..., 0])
 
 
 def test_a_mask_must_show_something_in_one_of_the_views(folder):
@@ -265,6 +265,6 @@ def test_a_mask_must_show_something_in_one_of_the_views(folder):
 
 def test_a_known_transparency_is_not_looked_up_again(folder):
     item = replace(read(folder, masks="ignore").items[0], path=folder / "missing.png")
-    assert masks.with_mask(item, (), transparent=False) is item
+    assert item.masked((), transparent=False) is item
     with pytest.raises(ValueError, match=r"missing\.png is not a file"):
-        masks.with_mask(item, (), transparent=True)
+        item.masked((), transparent=True)

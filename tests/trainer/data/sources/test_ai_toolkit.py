@@ -142,7 +142,13 @@ def test_an_alpha_channel_as_a_mask(home):
 
 def test_its_cached_texts_are_never_dropped(home):
     rules = block(home, caption_dropout_rate=0.2, token_dropout_rate=1, cache_text_embeddings=True)[0][0].rules
-    assert rules == CaptionRules()
+    assert rules == CaptionRules(caption_dropout_rate=0.0)
+
+
+def test_a_dropout_that_is_not_said_is_left_to_the_recipe(home):
+    rates = [block(home, keep_tokens=1, **said)[0][0].rules.caption_dropout_rate
+             for said in ({}, {"caption_dropout_rate": 0}, {"caption_dropout_rate": 0.2})]
+    assert rates == [None, 0.0, 0.2]
 
 
 def test_what_is_not_followed_is_told(home):

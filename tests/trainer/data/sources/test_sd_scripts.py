@@ -203,7 +203,7 @@ def test_all_unknown_settings_are_named_at_once(cats):
     ("[[datasets]]\nresolution = 500\n" + SUBSET, "multiples of 16, got 500"),
     ("[[datasets]]\nresolution = [512]\n" + SUBSET, "resolution (dataset 1) must be a whole number or two"),
     ("[[datasets]]\nresolution = 512\nresolution = 512\n", "line 3"),
-    (HEAD + '[[datasets.subsets]]\nimage_dir = "C:\\Users\\me"\n', "single quotes"),
+    (HEAD + '[[datasets.subsets]]\nimage_dir = "C:\\Users\\me"\n', "between apostrophes"),
     (HEAD + SUBSET + "num_repeats = 0\n", "No subset has images"),
 ])
 def test_a_configuration_that_cannot_be_used_is_refused(cats, toml, said):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from livelora.trainer.lora.fits import check_fits
+from livelora.trainer.lora.tensors import check_fits
 from torch import Tensor, nn
 
 R = torch.rand

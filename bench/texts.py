@@ -1,4 +1,5 @@
-"""Writes locales/en/nodeDefs.json from the nodes' own schemas: `python dev.py bench locales` after changing one."""
+"""Writes what follows from the nodes' own schemas, locales/en/nodeDefs.json and docs/recipe.md: `python dev.py bench
+texts` after changing one."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ from pathlib import Path
 
 from comfyui import ROOT, Server
 
-PATH = ROOT / "locales" / "en" / "nodeDefs.json"
+LOCALES = ROOT / "locales" / "en" / "nodeDefs.json"
+RECIPE = ROOT / "docs" / "recipe.md"
+HEAD = """# The recipe
+
+Every setting of LoRA Train, in the order of the node. [The guide](guide.md) tells how to choose them. A setting that
+another one makes meaningless must stay at its default; LoRA Train says so before anything runs.
+
+| setting | usual | allowed | what it does |
+| --- | --- | --- | --- |
+"""
 
 
 def inputs(info: dict) -> dict[str, dict]:
@@ -35,12 +45,31 @@ def definitions(infos: dict[str, dict]) -> dict[str, dict]:
     return found
 
 
+def recipe(train: dict) -> str:
+    """The page about LoRA Train's settings, from its entry in `/object_info`."""
+    return HEAD + "".join(_row(name.removeprefix("preset."), options) for name, options in inputs(train).items()
+                          if "default" in options)
+
+
+def _row(name: str, options: dict) -> str:
+    if "options" in options:
+        allowed = ", ".join(options["options"])
+    elif "max" in options:
+        allowed = f"{options['min']:.10g} to {options['max']:.20g}"
+    else:
+        allowed = "on, off" if isinstance(options["default"], bool) else "text"
+    usual = options["default"]
+    if isinstance(usual, bool):
+        usual = "on" if usual else "off"
+    return f"| `{name}` | {usual} | {allowed} | {options['tooltip'].replace('|', chr(92) + '|')} |\n"
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
         infos = {name: info for name, info in server.get("/object_info").items() if name.startswith("LiveLora")}
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(json.dumps(definitions(infos), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(infos)} nodes in {PATH}")
+    LOCALES.write_text(json.dumps(definitions(infos), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    RECIPE.write_text(recipe(infos["LiveLoraTrain"]), encoding="utf-8")
+    print(f"{len(infos)} nodes in {LOCALES}, the recipe in {RECIPE}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,178 @@
+"""FLUX.1: dev, Krea and schnell, text to image. All that is known of it is here.
+
+Shapes: B images, H heads, L tokens, D width of a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_base
+import comfy.text_encoders.flux
+import torch
+from torch import Tensor, nn
+
+from ...model.family import Family, Layer, Preset
+from ...model.memory import Geometry
+from ...model.process import Flow
+
+LAYERS = (
+    Layer("double_blocks.#.img_attn.qkv", tuple(f"transformer_blocks.#.attn.to_{part}" for part in "qkv")),
+    Layer("double_blocks.#.img_attn.proj", ("transformer_blocks.#.attn.to_out.0",)),
+    Layer("double_blocks.#.img_mlp.0", ("transformer_blocks.#.ff.net.0.proj",)),
+    Layer("double_blocks.#.img_mlp.2", ("transformer_blocks.#.ff.net.2",)),
+    Layer("double_blocks.#.img_mod.lin", ("transformer_blocks.#.norm1.linear",)),
+    Layer("double_blocks.#.txt_attn.qkv", tuple(f"transformer_blocks.#.attn.add_{part}_proj" for part in "qkv")),
+    Layer("double_blocks.#.txt_attn.proj", ("transformer_blocks.#.attn.to_add_out",)),
+    Layer("double_blocks.#.txt_mlp.0", ("transformer_blocks.#.ff_context.net.0.proj",)),
+    Layer("double_blocks.#.txt_mlp.2", ("transformer_blocks.#.ff_context.net.2",)),
+    Layer("double_blocks.#.txt_mod.lin", ("transformer_blocks.#.norm1_context.linear",)),
+    Layer("single_blocks.#.linear1", (*(f"single_transformer_blocks.#.attn.to_{part}" for part in "qkv"),
+                                      "single_transformer_blocks.#.proj_mlp"), rows=(1, 1, 1, 4)),
+    Layer("single_blocks.#.linear2", ("single_transformer_blocks.#.proj_out",)),
+    Layer("single_blocks.#.modulation.lin", ("single_transformer_blocks.#.norm.linear",)),
+    Layer("img_in", ("x_embedder",)),
+    Layer("txt_in", ("context_embedder",)),
+    Layer("time_in.in_layer", ("time_text_embed.timestep_embedder.linear_1",)),
+    Layer("time_in.out_layer", ("time_text_embed.timestep_embedder.linear_2",)),
+    Layer("vector_in.in_layer", ("time_text_embed.text_embedder.linear_1",)),
+    Layer("vector_in.out_layer", ("time_text_embed.text_embedder.linear_2",)),
+    Layer("guidance_in.in_layer", ("time_text_embed.guidance_embedder.linear_1",)),
+    Layer("guidance_in.out_layer", ("time_text_embed.guidance_embedder.linear_2",)),
+    Layer("final_layer.linear", ("proj_out",)),
+    # Its rows are shift and scale; in diffusers they are scale and shift.
+    Layer("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True),
+)
+BLOCK = r"(double_blocks|single_blocks)\.\d+\."
+TARGETS = {
+    "all": BLOCK + ".*",
+    "attention and mlp": BLOCK + r"(img_attn|txt_attn|img_mlp|txt_mlp|linear[12]).*",
+    "attention": BLOCK + r"((img_attn|txt_attn)\..*|linear[12])",
+    "style": r"single_blocks\.[123]\d\..*",
+    "character": r"single_blocks\.(7|12|16|20)\.linear2",
+}
+"""A single block's linear1 and linear2 hold its attention and its MLP in one.
+
+`character`: the four layers that practice found to be enough for a likeness (TheLastBen's 7 and 20, cited by
+ai-toolkit's README; all four in Replicate's flux-dev-lora-trainer). `style`: SplitFlux (arXiv:2511.15258) finds content
+in the first ten single blocks and style in the later ones."""
+EXAMPLES = {"model": "flux1-dev", "target_regex": r"double_blocks\.\d+\.img_attn\..*",
+            "block_ranks": "double 0-9: 8, single: 32", "block_learning_rates": "double: 0.5, single 20-37: 2"}
+USUAL_TOKENS = 256
+"""T5 pads captions to this many at least."""
+VALUES_PER_TOKEN = 60
+"""Counted on a single block in training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention, the
+4-wide GELU and the 5-wide input of linear2, forward and backward."""
+
+
+class RotaryAttention:
+    """Attention with rotary positions (Su et al. 2021, arXiv:2104.09864), differentiable, for one forward and its
+    recomputation: it keeps the positions of that forward's tokens.
+
+    ComfyUI rotates queries and keys with a kernel that has no backward, unless a switch of the whole process selects a
+    slow one. So the positions are taken away before the blocks see them, through ComfyUI's hook "post_input", and the
+    rotation is made here."""
+
+    def __init__(self, embed: nn.Module) -> None:
+        """`embed` is the model's own: ids (B, L, axes) → rotation matrices (B, 1, L, D/2, 2, 2)."""
+        self._embed = embed
+
+    def options(self) -> dict[str, Any]:
+        """What the forward takes as `transformer_options`."""
+        return {"patches": {"post_input": [self._take_positions]}, "optimized_attention_override": self._attend}
+
+    def _take_positions(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        matrices = self._embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=1))
+        self._rotation = torch.complex(matrices[..., 0, 0].contiguous(), matrices[..., 1, 0].contiguous())
+        return {**inputs, "img_ids": None}
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """(B, H, L, D), each pair of values turned by the angle of its token."""
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
+
+    def _attend(self, _, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """PyTorch's attention: the others have no backward."""
+        pytorch = comfy.ldm.modules.attention.attention_pytorch
+        return pytorch(self._rotate(q), self._rotate(k), v, *args, **kwargs)
+
+
+def _options(view: nn.Module) -> dict[str, Any]:
+    return RotaryAttention(view.get_submodule("pe_embedder")).options()
+
+
+def _geometry(live: Any, bytes_per_value: int) -> Geometry:
+    blocks = len(live.double_blocks) + len(live.single_blocks)
+    return Geometry(live.hidden_size, blocks, USUAL_TOKENS, bytes_per_value, VALUES_PER_TOKEN)
+
+
+def _accepts(base: Any) -> bool:
+    return type(base) is comfy.model_base.Flux
+
+
+def _reads(clip: Any) -> bool:
+    return isinstance(clip.cond_stage_model, comfy.text_encoders.flux.FluxClipModel)
+
+
+def _problems(base: Any, clip: Any, vae: Any) -> list[str]:
+    """Every input that does not fit; of a model that does not, nothing else is said."""
+    channels = base.diffusion_model.in_channels, base.diffusion_model.out_channels
+    if channels[0] != channels[1]:
+        return [f"model: this FLUX.1 variant takes extra image channels ({channels[0]} in, {channels[1]} out: a fill, "
+                "depth or canny model). Load a plain text-to-image FLUX.1 model."]
+    return [*_clip_problems(base, clip), *_vae_problems(base, vae)]
+
+
+def _clip_problems(base: Any, clip: Any) -> list[str]:
+    encoder = clip.cond_stage_model
+    if not _reads(clip):
+        return [f"clip: FLUX.1 needs CLIP-L and T5-XXL together, this is {type(encoder).__name__}. Load both with "
+                "DualCLIPLoader, type flux."]
+    needed = _text_widths(base.diffusion_model)
+    given = encoder.t5xxl.transformer.get_input_embeddings(), encoder.clip_l.transformer.get_input_embeddings()
+    widths = tuple(embedding.embedding_dim for embedding in given)
+    if widths != needed:
+        return [f"clip: this model was trained with text encoders of width {needed[0]} (T5) and {needed[1]} (CLIP-L), "
+                f"these have {widths[0]} and {widths[1]}. Use the CLIP that belongs to the model."]
+    return []
+
+
+def _vae_problems(base: Any, vae: Any) -> list[str]:
+    needed = base.latent_format.latent_channels, base.latent_format.latent_dimensions
+    given = vae.latent_channels, vae.latent_dim
+    if given != needed or vae.downscale_ratio != 8:
+        return [f"vae: FLUX.1 needs its own VAE with {needed[0]} latent channels, this one has {given[0]} (and "
+                f"{given[1]} dimensions). Load ae.safetensors with Load VAE."]
+    return []
+
+
+def _text_problem(live: Any, text: Mapping[str, Any]) -> str:
+    wanted, pooled = _text_widths(live), text.get("pooled_output")
+    found = text["cond"].shape[-1], 0 if pooled is None else pooled.shape[-1]
+    if found == wanted:
+        return ""
+    return (f"The dataset's conditioning has the widths {found[0]} and {found[1]}, and the model takes {wanted[0]} "
+            f"(T5) and {wanted[1]} (CLIP-L). Encode the captions with the CLIP that belongs to the model.")
+
+
+def _text_widths(live: Any) -> tuple[int, int]:
+    return live.txt_in.in_features, live.vector_in.in_layer.in_features
+
+
+FLUX1 = Family(
+    name="FLUX.1", architecture="flux-1-dev/lora", implementation="https://github.com/black-forest-labs/flux",
+    layers=LAYERS, targets=TARGETS, block_kinds={"double": "double_blocks", "single": "single_blocks"},
+    examples=EXAMPLES,
+    patch=2, bucket_step=16,  # 8 pixels for a latent, 2 latents for a token
+    caption_tokens=512,  # black-forest-labs/flux, `load_t5`; ComfyUI encodes longer texts all the same
+    text_parts=("cond", "pooled_output"),
+    presets={
+        "character": Preset(rank=16, steps=1200, learning_rate=1e-4),
+        "style": Preset(rank=32, steps=2500, learning_rate=1e-4),
+        "concept": Preset(rank=48, steps=2000, learning_rate=1e-4),
+    },
+    # The line is that of BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`).
+    process=Flow(shift_line=((256, 0.5), (4096, 1.15)), resolution_shift_name="flux_shift"),
+    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, geometry=_geometry,
+    options=_options)

@@ -1,0 +1,106 @@
+"""Finds and checks the images of a dataset, whatever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .captions import files as captions
+from .item import Dataset, Item
+from .naming import NAMED, name_some
+from .pictures.augment import Augment
+from .pictures.buckets import for_resolution
+from .pictures.images import Facts
+from .pictures.index import Index
+from .pictures.masks import Masks
+from .sources.choose import find_any
+from .sources.found import Found
+
+MOST_REPEATS = 10_000
+OnBadImage = Literal["refuse", "skip"]
+OnMissingCaption = Literal["refuse", "use the trigger word"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut:
+    """How pictures are brought to size, where their source does not say."""
+
+    resolution: int
+    more_resolutions: tuple[int, ...] = ()
+    """Each image is trained at these as well."""
+    upscale: bool = False
+    """Whether images may be enlarged."""
+    augment: Augment = Augment()
+
+    def buckets(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The (width, height) that a picture of `size` is trained at, for each resolution."""
+        return [self._bucket(size, r) for r in (self.resolution, *self.more_resolutions)]
+
+    def _bucket(self, size: tuple[int, int], resolution: int) -> tuple[int, int]:
+        usual = for_resolution(resolution, upscale=True).choose(size)
+        small = size[0] < usual[0] or size[1] < usual[1]
+        return for_resolution(resolution, upscale=False).choose(size) if small and not self.upscale else usual
+
+
+def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_image: OnBadImage = "refuse",
+         on_missing_caption: OnMissingCaption = "refuse", masks: Masks = "ignore",
+         tell: Callable[[int, int], None] = lambda done, total: None) -> Dataset:
+    """Finds and checks every image of a folder, an archive or another trainer's dataset configuration.
+
+    `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` hears how
+    many of how many pictures are checked. Raises ValueError that names the files and says what to do: nothing there, no
+    images, unreadable images, captions that are missing or no text, unusable masks or weights."""
+    found, passed_over = find_any(source, scratch)
+    unique = list(dict.fromkeys(entry.path for entry in found))
+    known = dict(zip(unique, Index(scratch / "scans").examine(unique, tell), strict=True))
+    items, bad = [], []
+    for entry in found:
+        try:
+            items += _items(entry, known[entry.path], cut, trigger_word, masks)
+        except ValueError as err:
+            bad.append(str(err))
+    bad = list(dict.fromkeys(bad))  # an image may be in several subsets
+    if bad and on_bad_image == "refuse":
+        raise ValueError(f"{len(bad)} of {len(found)} images in '{source}' cannot be used:\n" + "\n".join(bad[:NAMED])
+                         + "\nMend them, or set bad_images to 'skip'.")
+    if not items:
+        raise ValueError(f"None of the {len(found)} images in '{source}' can be used:\n" + "\n".join(bad[:NAMED]))
+    if uncaptioned := list(dict.fromkeys(i.path.name for i in items if not i.has_caption)):
+        _check_uncaptioned(source, uncaptioned, len(unique), trigger_word, on_missing_caption)
+    if masks == "ignore" and (pictures := sorted({mask.name for entry in found for mask in entry.masks
+                                                  if entry.masked is None})):
+        passed_over.append(f"{len(pictures)} mask pictures, because masks is 'ignore': {name_some(pictures)}")
+    own = [b.resolution[0] for entry in found for b in entry.buckets]
+    return Dataset(source, own[0] if own else cut.resolution, trigger_word, tuple(items), (*bad, *passed_over))
+
+
+def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str, masks: Masks) -> list[Item]:
+    """An image, once for each resolution that it has a size of its own in. Raises ValueError if it is unusable."""
+    if isinstance(facts, ValueError):
+        raise facts
+    if found.num_repeats > MOST_REPEATS:
+        raise ValueError(f"{found.path.parent.name}: {found.path.name} comes {found.num_repeats} times an epoch, and "
+                         f"{MOST_REPEATS} are the most. Lower the number of repeats.")
+    text = captions.read(found.path, found.caption_extension) if found.caption is None else found.caption
+    caption = (text or "") if found.rules else captions.one_line(text or "")
+    masked = found.masked if found.masked is not None else masks == "use"
+    items = []
+    buckets = [b.choose(facts.size) for b in found.buckets] or cut.buckets(facts.size)
+    for bucket in dict.fromkeys(buckets):
+        item = Item(found.path, caption or trigger_word, found.num_repeats, facts.size, bucket, facts.digest,
+                    has_caption=bool(caption), weight=found.weight, rules=found.rules,
+                    augment=found.augment or cut.augment, regularization=found.regularization,
+                    perceptual_hash=facts.perceptual_hash, sharpness=facts.sharpness)
+        items.append(item.masked(found.masks, facts.transparent) if masked else item)
+    return items
+
+
+def _check_uncaptioned(folder: Path, names: list[str], total: int, trigger_word: str, rule: OnMissingCaption) -> None:
+    problem = f"{len(names)} of {total} images in '{folder}' have no caption: {name_some(names)}."
+    if rule == "refuse":
+        raise ValueError(f"{problem} Write one text file for each image (cat.png → cat.txt), or set missing_captions "
+                         "to 'use the trigger word'.")
+    if not trigger_word:
+        raise ValueError(f"{problem} They cannot be trained with the trigger word, because trigger_word is empty.")

@@ -1,0 +1,52 @@
+"""Keeps a model where training needs it, while other people load and unload what they like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from .host import Host
+
+MOST_DISTURBED = 10
+"""Times in a row that the model may be taken away from what is being computed."""
+
+Result = TypeVar("Result")
+
+
+def _alone() -> int:
+    return 0
+
+
+class Resident:
+    """The one place that knows whether the model is still where it was left, and that brings it back.
+
+    Somebody who takes a turn may leave the model patched, moved or without room beside it: `turns` counts such turns.
+    "Unload models" and an out-of-memory error elsewhere take no turn: the host tells of those."""
+
+    def __init__(self, host: Host, room: int, turns: Callable[[], int] = _alone) -> None:
+        """`room`: bytes that must be free beside the model."""
+        self._host, self._room, self._turns = host, room, turns
+        self._seen: int | None = None
+
+    def bring(self) -> None:
+        """Loads the model if it may not be as it was left."""
+        turns = self._turns()
+        if turns != self._seen or not self._host.undisturbed():
+            self._host.load(self._room)
+            self._seen = turns
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """The result of `work` on a model that stayed as it was loaded. If somebody came in between, the model is
+        loaded again and the work done again. Raises RuntimeError if that does not end."""
+        for _ in range(MOST_DISTURBED):
+            self.bring()
+            try:
+                result = work()
+            except Exception:
+                if self._host.undisturbed():
+                    raise
+            else:
+                if self._host.undisturbed():
+                    return result
+        raise RuntimeError(f"The model was unloaded during {MOST_DISTURBED} steps in a row. Something keeps asking "
+                           "ComfyUI to free its memory; stop that, and resume the job.")

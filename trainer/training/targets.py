@@ -1,0 +1,81 @@
+"""Which layers a recipe trains, at what rank and how fast; and whether a run can go on from a LoRA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..lora.formats import adapter_kind, layers
+from ..lora.inject import Layout
+from ..lora.kinds import KINDS
+from ..model.family import Family
+from ..recipe.config import TrainConfig
+
+OWN = ("init", "alpha", "target_modules", "target_regex", "block_ranks")
+"""Settings that a LoRA to start from takes the place of; and `rank`, which every recipe has."""
+
+
+def family_problems(config: TrainConfig, family: Family) -> Iterator[str]:
+    """What a recipe asks for that a family does not have, a sentence each."""
+    if not config.target_regex and config.target_modules not in family.targets:
+        yield (f"target_modules is '{config.target_modules}', and which layers that are is not known for "
+               f"{family.name}. Choose one of {', '.join(family.targets)}.")
+    for name, values in (("block_ranks", config.ranks_by_block),
+                         ("block_learning_rates", config.learning_rates_by_block)):
+        if unknown := sorted(values.kinds - {*family.block_kinds}):
+            yield (f"{name} names blocks that {family.name} does not have: {', '.join(unknown)}. It has "
+                   f"{' and '.join(family.block_kinds)}; write for example '{family.examples[name]}'.")
+
+
+def layout(view: nn.Module, config: TrainConfig, family: Family) -> Layout:
+    """The Linears that a recipe names, with the ranks it gives them.
+
+    Raises ValueError if there are none, or if one of them cannot have its rank."""
+    pattern = config.target_regex or family.targets[config.target_modules]
+    by_block, rates = config.ranks_by_block, config.learning_rates_by_block
+    linears = {name: m for name, m in view.named_modules() if isinstance(m, nn.Linear)}
+    ranks = {name: int(by_block.of(family.block_of(name), config.rank)) for name in linears
+             if re.fullmatch(pattern, name) and rates.of(family.block_of(name), 1.0)}
+    ranks = {name: rank for name, rank in ranks.items() if rank}
+    if not ranks:
+        raise ValueError(f"No layer of this model is trained: '{pattern}' with block_ranks '{config.block_ranks}' "
+                         f"matches none of its {len(linears)} Linears, such as {', '.join([*linears][:3])}. Choose "
+                         "other target_modules, or correct target_regex or block_ranks.")
+    kind = KINDS[config.adapter]
+    for name, rank in ranks.items():
+        if problem := kind.rank_problem(rank, linears[name].out_features):
+            raise ValueError(f"{name} cannot have rank {rank}: {problem}")
+    return Layout(ranks, {name: kind.scale(config.alpha or rank, rank) for name, rank in ranks.items()})
+
+
+def param_groups(view: nn.Module, config: TrainConfig, family: Family) -> list[dict[str, Any]]:
+    """Trainable parameters by their learning rate: the recipe's, times the block's factor, times for B the LoRA+ ratio
+    (Hayou et al. 2024, arXiv:2402.12354). Always positive: to erase, the loss is turned round."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, param in view.named_parameters():
+        if param.requires_grad:
+            rate = abs(config.learning_rate) * config.learning_rates_by_block.of(family.block_of(name), 1.0)
+            rate *= config.lora_plus_ratio if ".lora_B." in name else 1.0
+            groups.setdefault(rate, []).append(param)
+    return [{"params": params, "lr": rate} for rate, params in groups.items()]
+
+
+def check_start(lora: dict[str, Tensor], config: TrainConfig, linears: set[str]) -> None:
+    """Raises ValueError if a run cannot go on from this LoRA, whose scales and ranks will take the recipe's place."""
+    kind, wanted = adapter_kind(lora), KINDS[config.adapter].stored_as
+    problems = []
+    if kind != wanted:
+        problems.append(f"Its kind is {kind}, and the recipe's adapter is {config.adapter}. Set adapter to {kind}.")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in OWN and value != field.default:
+            problems.append(f"It brings its own values, layers, ranks and scales, so {field.name} ({value}) has no "
+                            f"effect. Set it back to {field.default!r}.")
+    if unknown := sorted({*layers(lora)} - linears):
+        problems.append(f"{len(unknown)} of its modules are not in this model: {', '.join(unknown[:3])}.")
+    if problems:
+        raise ValueError("Training cannot start from this LoRA:\n" + "\n".join(f"- {p}" for p in problems))
