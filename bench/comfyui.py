@@ -13,8 +13,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", ""))
@@ -37,8 +38,16 @@ class Failed(Exception):
         self.message = message
 
 
+def launched(command: list[str], log: IO[str], cwd: Path) -> subprocess.Popen:
+    """A process that prints into a log."""
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd)
+
+
 class Server:
     """ComfyUI on a free port, its models, inputs and outputs in `base`, `pack` as a custom node."""
+
+    launch: Callable[[list[str], IO[str], Path], Any] = staticmethod(launched)
+    """How its process is started."""
 
     def __init__(self, base: Path, *arguments: str, pack_folder: str = "livelora", pack: Path = ROOT) -> None:
         self.base, self.arguments, self.log_path = base, arguments, base / "comfyui.log"
@@ -51,7 +60,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url, self.client_id = f"http://127.0.0.1:{self.port}", uuid.uuid4().hex
-        self.process: subprocess.Popen | None = None
+        self.process: Any = None
         self.user = ""
         """The id in whose name everything is asked, where it has several users."""
 
@@ -68,7 +77,7 @@ class Server:
                    str(self.base), "--database-url", f"sqlite:///{self.base / 'comfyui.db'}", "--disable-api-nodes",
                    *self.arguments]
         with self.log_path.open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=self.base)
+            self.process = self.launch(command, log, self.base)
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:
             try:

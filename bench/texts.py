@@ -47,21 +47,24 @@ def definitions(infos: dict[str, dict]) -> dict[str, dict]:
 
 def recipe(train: dict) -> str:
     """The page about LoRA Train's settings, from its entry in `/object_info`."""
-    return HEAD + "".join(_row(name.removeprefix("preset."), options) for name, options in inputs(train).items()
-                          if "default" in options)
+    return HEAD + "".join(_row(name, options) for name, options in inputs(train).items() if "default" in options)
 
 
 def _row(name: str, options: dict) -> str:
+    usual = "by preset" if name.startswith("preset.") else _plain(options["default"])
+    allowed = "on, off" if isinstance(options["default"], bool) else "text"
     if "options" in options:
         allowed = ", ".join(options["options"])
     elif "max" in options:
-        allowed = f"{options['min']:.10g} to {options['max']:.20g}"
-    else:
-        allowed = "on, off" if isinstance(options["default"], bool) else "text"
-    usual = options["default"]
-    if isinstance(usual, bool):
-        usual = "on" if usual else "off"
-    return f"| `{name}` | {usual} | {allowed} | {options['tooltip'].replace('|', chr(92) + '|')} |\n"
+        allowed = f"{_plain(options['min'])} to {_plain(options['max'])}"
+    tooltip = options["tooltip"].replace("|", r"\|")
+    return f"| `{name.removeprefix('preset.')}` | {usual} | {allowed} | {tooltip} |\n"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ class Captioner(io.ComfyNode):
             node_id="LiveLoraCaption",
             display_name="LoRA Captioner",
             category=CATEGORY,
-            description="Writes the captions of a dataset with a model that looks at the images, or edits those that "
-                        "are there by a template. Nothing is written to disk unless you ask for it.",
+            description="Writes the captions of a dataset with a model that looks at the images, or edits the captions "
+                        "that are there with a template. Nothing is written to disk unless you ask for it.",
             search_aliases=["caption images", "trigger word", "edit captions", "tagger", "WD14", "JoyCaption",
                             "Florence-2"],
             inputs=[
@@ -50,10 +50,10 @@ class Captioner(io.ComfyNode):
                     "are. On: the .txt files are written, each as soon as it is done; what was there before is kept "
                     "once as .txt.bak.")),
                 io.DynamicCombo.Input("engine", optional=True, options=_engines(), tooltip=(
-                    "What writes. ComfyUI text model: a CLIP that can see, such as Qwen3-VL, Qwen3.5 or Gemma; the "
-                    "best choice if you have one. vision-language folder: JoyCaption, Florence-2, Qwen-VL and others "
-                    "from a folder. tagger: tags, for models that were trained on them. template: nothing looks at the "
-                    "images, the captions that are there are edited.")),
+                    "What writes the captions. ComfyUI text model: a CLIP that can see, such as Qwen3-VL, Qwen3.5 or "
+                    "Gemma; the best choice if you have one. vision-language folder: JoyCaption, Florence-2, Qwen-VL "
+                    "and others from a folder. tagger: tags, for models that were trained on them. template: nothing "
+                    "looks at the images, the captions that are there are edited.")),
                 io.String.Input("banned", default="", optional=True, advanced=True, tooltip=(
                     "Words and phrases to take out, between commas: watermark, signature, blurry")),
                 io.String.Input("replace", default="", multiline=True, optional=True, advanced=True, tooltip=(
@@ -67,8 +67,8 @@ class Captioner(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, template, engine=None) -> bool | str:
-        """A template that cannot be filled is refused before anything runs. ComfyUI hands over dynamic inputs unasked,
-        so `engine` is named."""
+        """Refuses, before anything runs, a template that cannot be filled. ComfyUI hands over dynamic inputs unasked,
+        so `engine` is a parameter too."""
         try:
             if template is not None:
                 captions.check_template(template)
@@ -108,14 +108,14 @@ def _engines() -> list[io.DynamicCombo.Option]:
             io.Float.Input("threshold", default=0.35, min=0.0, max=1.0, step=0.01, tooltip=(
                 "How sure the tagger must be of a tag. Lower gives more tags, and more wrong ones.")),
             io.Float.Input("character_threshold", default=0.85, min=0.0, max=1.0, step=0.01, tooltip=(
-                "The same for the names of known characters. 1 leaves them out.")),
+                "How sure the tagger must be of the name of a known character. 1 leaves these names out.")),
         ]),
         io.DynamicCombo.Option(TEMPLATE, []),
     ]
 
 
 def _asking() -> list[io.Input]:
-    """For models that are asked."""
+    """Returns the inputs of engines whose model is asked for a caption."""
     return [
         io.Combo.Input("preset", options=list(presets.PROMPTS), tooltip=(
             "What is described: everything except what your trigger word stands for. general leaves nothing out. "
@@ -128,13 +128,13 @@ def _asking() -> list[io.Input]:
         io.Int.Input("max_length", default=256, min=16, max=4096, advanced=True, tooltip=(
             f"Where an answer is cut off, in tokens. {USUAL.name} reads {USUAL.caption_tokens} of them.")),
         io.Int.Input("max_side", default=512, min=64, max=4096, step=16, advanced=True, tooltip=(
-            "Images are shown to the model at most this large. More shows finer detail, and takes more time and "
-            "memory.")),
+            "The longer side of an image, in pixels, that the model sees at most. More shows finer detail, and takes "
+            "more time and memory.")),
     ]
 
 
 def _engine(chosen: dict[str, Any]) -> Engine | None:
-    """Raises ValueError if the choice lacks its file or folder."""
+    """Returns the chosen engine; None for the template. Raises ValueError if the choice lacks its file or folder."""
     kind = chosen["engine"]
     if kind == TEMPLATE:
         return None

@@ -1,4 +1,4 @@
-"""LoRA Dataset Loader: images and captions from a folder, an archive, or another trainer's configuration."""
+"""LoRA Dataset Loader: finds images and captions in a folder, an archive, or another trainer's configuration."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ class DatasetLoader(io.ComfyNode):
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
                     "Images are trained at about resolution × resolution pixels, in the shape that fits each best. 512 "
                     "is fast and enough for most LoRAs; 768 or 1024 for fine detail, at two to four times the time and "
-                    "memory. A configuration's own resolution goes before it.")),
+                    "memory. If another trainer's configuration names a resolution, that one is used.")),
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat. It is noted "
                     "in the LoRA file. The LoRA Captioner can write it into the captions.")),
                 io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
-                    "Images without a caption: say which and stop, or train them with the trigger word alone.")),
+                    "What to do with images that have no caption. refuse: name them and stop. use the trigger word: "
+                    "train them with the trigger word alone.")),
                 io.Combo.Input("bad_images", options=["refuse", "skip"], advanced=True, tooltip=(
-                    "Images that cannot be read, are too large or have an unusable mask: say which and stop, or leave "
-                    "them out.")),
+                    "What to do with images that cannot be read, are too large or have an unusable mask. refuse: name "
+                    "them and stop. skip: leave them out.")),
                 io.Combo.Input("masks", options=["ignore", "use"], default="ignore", optional=True, advanced=True,
                                tooltip=(
                     "Train all of each image, or only what its mask shows: white in a picture cat-masklabel.png or "
@@ -58,17 +59,17 @@ class DatasetLoader(io.ComfyNode):
                     "itself. Use it to keep backgrounds or other people out of the LoRA.")),
                 *cutting(),
                 io.Clip.Input("clip", optional=True, tooltip=(
-                    "Wire in the CLIP you train with to have the captions' tokens counted, and those named that are "
-                    "too long for it.")),
+                    "Wire in the CLIP you train with: the report then counts the tokens of the captions and names "
+                    "those that are too long for it.")),
             ],
             outputs=outputs(),
         )
 
     @classmethod
     def validate_inputs(cls, folder) -> bool | str:
-        """What is not there, has no images, or cannot be read as a configuration is refused before anything runs.
-        ComfyUI repeats an error for each input named here, so it is one; the rest is checked in `execute`, which runs
-        first because this is an output node."""
+        """Refuses, before anything runs, what is not there, has no images, or cannot be read as a configuration.
+        ComfyUI repeats an error for each parameter of this method, so it has only one. The rest is checked in
+        `execute`, which runs first because this is an output node."""
         try:
             if folder is not None:
                 check(dataset_folder(folder))
@@ -78,7 +79,7 @@ class DatasetLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> list:
-        """Changes when a file in a place that is read does."""
+        """Returns a value that changes when a file changes in a place that is read."""
         if folder is None:  # linked: ComfyUI has not computed it yet
             return []
         source = dataset_folder(folder)
@@ -102,7 +103,7 @@ class DatasetLoader(io.ComfyNode):
 
 
 def cutting() -> list[io.Input]:
-    """How pictures are brought to size."""
+    """Returns the inputs that say how pictures are brought to size."""
     return [
         io.String.Input("more_resolutions", default="", optional=True, advanced=True, tooltip=(
             "Other resolutions that every image is trained at as well, such as 768, 1024. The LoRA then works at all "
@@ -123,13 +124,13 @@ def cutting() -> list[io.Input]:
 
 
 def outputs() -> list[io.Output]:
-    """A dataset and its report."""
+    """Returns the outputs of a node that makes a dataset: the dataset and its report."""
     return [
         LoraDataset.Output("dataset", display_name="dataset",
                            tooltip="The images and captions, for LoRA Captioner and LoRA Train."),
         io.String.Output("report", display_name="report", tooltip="What was found, as text."),
         io.String.Output("report_json", display_name="report (JSON)",
-                         tooltip="The same with every finding and its files, for other programs."),
+                         tooltip="The report as JSON with every finding and its files, for other programs."),
         io.Image.Output("report_picture", display_name="report (picture)",
                         tooltip="Sizes, and what to mend, as a picture."),
         io.Image.Output("contact_sheet", display_name="contact sheet",
@@ -139,7 +140,8 @@ def outputs() -> list[io.Output]:
 
 def cut_of(resolution: int, more_resolutions: str = "", upscale: bool = False, crop: Crop = "centre",
            flip_aug: bool = False, color_aug: bool = False) -> Cut:
-    """Raises ValueError for resolutions that are no numbers."""
+    """Returns how to bring pictures to size, from the inputs of `cutting`. Raises ValueError for resolutions that are
+    not numbers from 64 to 2048."""
     words = more_resolutions.replace(",", " ").replace(";", " ").split()
     wrong = [word for word in words if not word.isdecimal() or not 64 <= int(word) <= 2048]
     if wrong:
@@ -150,7 +152,7 @@ def cut_of(resolution: int, more_resolutions: str = "", upscale: bool = False, c
 
 
 def shown(node: type[io.ComfyNode], dataset: Dataset, clip) -> io.NodeOutput:
-    """A dataset with its report."""
+    """Returns what a node puts out and shows: a dataset with its report."""
     report = reports.make(dataset, *counter(clip)) if clip is not None else reports.make(dataset)
     sheet = ui.PreviewImage(contact_sheet(dataset.items)[None], cls=node)
     return io.NodeOutput(dataset, report.text, json.dumps(report.as_dict(), indent=1, ensure_ascii=False),

@@ -1,4 +1,4 @@
-"""LoRA Dataset from Images: what other nodes computed, as a dataset."""
+"""LoRA Dataset from Images: makes a dataset of what other nodes computed."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ class DatasetFromImages(io.ComfyNode):
                     "A list with a caption for each image, or one text with a caption in each line; one caption alone "
                     "is for all images.")),
                 io.Mask.Input("masks", optional=True, tooltip=(
-                    "One for each image: only what is painted (white) is trained.")),
+                    "One mask for each image: only what is painted (white) is trained.")),
                 io.Latent.Input("latents", optional=True, tooltip=(
-                    "In place of images: latents by the VAE of the model that is trained, as Resolution Bucket gives "
+                    "In place of images: latents from the VAE of the model that is trained, as Resolution Bucket gives "
                     "them.")),
                 io.Conditioning.Input("conditioning", optional=True, tooltip=(
-                    "In place of captions: by the CLIP of the model that is trained. Captions that are encoded already "
-                    "cannot be shuffled or edited.")),
+                    "In place of captions: conditioning from the CLIP of the model that is trained. Captions that are "
+                    "encoded already cannot be shuffled or edited.")),
                 io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
                     "Images are trained at about resolution × resolution pixels, in the shape that fits each best. "
-                    "Latents have their size.")),
+                    "Latents keep the size that they have.")),
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat.")),
                 io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
-                    "Images without a caption: say which and stop, or train them with the trigger word alone.")),
+                    "What to do with images that have no caption. refuse: name them and stop. use the trigger word: "
+                    "train them with the trigger word alone.")),
                 *cutting(),
                 io.Clip.Input("clip", optional=True, tooltip=(
-                    "Wire in the CLIP you train with to have the captions' tokens counted.")),
+                    "Wire in the CLIP you train with: the report then counts the tokens of the captions and names "
+                    "those that are too long for it.")),
             ],
             outputs=outputs(),
         )
@@ -77,7 +79,7 @@ class DatasetFromImages(io.ComfyNode):
 
 
 def _captions(captions: list[str], count: int) -> list[str]:
-    """One for each image, out of a list or of the lines of a text."""
+    """Returns a caption for each image, from a list or from the lines of one text."""
     texts = [*captions]
     if len(texts) == 1 and count != 1:
         lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
@@ -86,8 +88,8 @@ def _captions(captions: list[str], count: int) -> list[str]:
 
 
 def _texts(entry: list) -> list[dict[str, Any]]:
-    """A conditioning's texts, each by itself. Raises ValueError if it lacks what every family that can be trained has.
-    """
+    """Returns the texts of a conditioning one by one. Raises ValueError if it lacks parts for every family that can be
+    trained."""
     cond, extra = entry
     given = {"cond": cond, **extra}
     there = {part for part, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Demo Flux Model: a tiny FLUX.1 that comes with the pack, to learn LoRA training without a download."""
+"""Demo Flux Model: loads a tiny FLUX.1 that comes with the pack, to learn LoRA training without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA Sample Grid: pictures of a job side by side, by step or by strength."""
+"""LoRA Sample Grid: puts pictures of a job side by side, by step or by strength."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Grid(io.ComfyNode):
                 io.DynamicCombo.Input("columns", options=[
                     io.DynamicCombo.Option("steps", [
                         io.Int.Input("most", default=8, min=1, max=100, tooltip=(
-                            "Columns at most, chosen evenly, the first and the last step among them.")),
+                            "The most columns to show. They are chosen evenly, with the first and the last step among "
+                            "them.")),
                     ]),
                     io.DynamicCombo.Option("strengths", [
                         io.String.Input("strengths", default="0, 0.5, 0.75, 1", tooltip=(
@@ -53,8 +54,8 @@ class Grid(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, lazy=True, tooltip="For strengths: its text encoders."),
                 io.Vae.Input("vae", optional=True, lazy=True, tooltip="For strengths: its VAE."),
                 LoraPreview.Input("preview", optional=True, lazy=True, tooltip=(
-                    "For strengths: from LoRA Sample Preview, what to draw and how. The one of the training gives the "
-                    "same pictures again.")),
+                    "For strengths: what to draw and how, from LoRA Sample Preview. The preview that the training had "
+                    "gives the same pictures again.")),
                 io.Boolean.Input("labels", default=True, tooltip=(
                     "Prompts at the left and steps or strengths above. Off: the pictures alone.")),
             ],
@@ -66,13 +67,14 @@ class Grid(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, job, *, columns=None) -> bool | str:
-        """A job that is not here is refused before anything runs: the workflow may come from another machine. ComfyUI
-        hands over an empty dynamic combo as well, and repeats an error for each input that is not keyword-only."""
+        """Refuses, before anything runs, a job that is not here: the workflow may come from another machine. ComfyUI
+        hands over an empty dynamic combo as well, and repeats an error for each parameter that is not keyword-only."""
         return check_job(job)
 
     @classmethod
     def fingerprint_inputs(cls, job, columns, **_) -> Any:
-        """Changes when there are other samples, or a newer LoRA. Of a linked job nothing is known yet."""
+        """Returns a value that changes when there are other samples or a newer LoRA. It always changes if the job is
+        linked, because nothing is known of it yet."""
         if job is None:
             return float("nan")
         found = chosen(job)
@@ -83,8 +85,8 @@ class Grid(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, columns, **given) -> list[str]:
-        """The model is loaded for strengths alone, and only if all is there. ComfyUI gives each value of a dynamic
-        combo with its name, and leaves out what is not wired."""
+        """Asks for the model only if strengths are drawn and everything for that is wired. Raises ValueError if it is
+        not. ComfyUI gives each value of a dynamic combo with its name, and leaves out what is not wired."""
         if columns["columns"][0] != "strengths":
             return []
         problems = [f"{name} is not connected" for name in FOR_DRAWING if name not in given]
@@ -108,7 +110,8 @@ class Grid(io.ComfyNode):
 
 
 def _drawn(job: Job, host: ComfyHost, model: Any, samples: Sequence[Sample], strengths: list[float]) -> Table:
-    """Raises ValueError without a LoRA that fits, and what ComfyUI knows as its stop button."""
+    """Draws the samples at each strength. Raises ValueError if the job has no LoRA yet or it does not fit the model,
+    and ComfyUI's own exception if its stop button was pressed."""
     EVERYBODY.turns.begin()
     lora = job.lora("last")
     if lora is None:

@@ -1,4 +1,4 @@
-"""What stands before every action of the HTTP API: foreign pages, large and malformed bodies; and how it says no."""
+"""Guards the actions of the HTTP API against foreign pages and large or malformed bodies, and answers with an error."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..trainer.jobs.states import Refused
 log = logging.getLogger(__name__)
 
 LARGEST_BODY = 64 * 1024
-"""Bytes."""
+"""The largest body of a request that is taken, in bytes."""
 
 
 class HttpError(Exception):
-    """The answer to a request that cannot be served: an HTTP status and a sentence."""
+    """Is raised for a request that cannot be served. It holds the answer: an HTTP status and a sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -29,7 +29,7 @@ class HttpError(Exception):
 
 
 def answered(handler: Callable[[web.Request], Awaitable[Any]]) -> Callable[[web.Request], Awaitable[Any]]:
-    """A handler that gives plain values or raises HttpError, Refused or OSError → one that gives responses."""
+    """Turns a handler that gives plain values or raises HttpError, Refused or OSError into one that gives responses."""
 
     @functools.wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -54,7 +54,7 @@ def _no(status: int, sentence: str) -> web.Response:
 def refuse_foreign(request: web.Request) -> None:
     """Raises HttpError (403) for a request that a browser sends for another site's page.
 
-    ComfyUI's own check looks only at what is marked cross-site, or sent to a loopback address."""
+    ComfyUI's own check looks only at requests that are marked cross-site or sent to a loopback address."""
     allowed, host = allowed_origin(), request.headers.get("Host", "").lower()
     for origin in request.headers.getall("Origin", []):
         if allowed not in ("*", origin) and origin.lower().partition("://")[2] != host:
@@ -64,23 +64,23 @@ def refuse_foreign(request: web.Request) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a key of a body must be."""
+    """Says what the value of a key in a body must be."""
 
     kind: type
     means: str
-    """Said to who sends something else: "a whole number from 1 to 100000"."""
+    """The value in words, for somebody who sends something else: "a whole number from 1 to 100000"."""
     low: int = 0
     high: int = 0
-    """For numbers."""
+    """A number must be from `low` to `high`."""
     required: bool = True
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is of this kind and in range; true is no number."""
+        """Returns whether a value is of this kind and in range. True is no number."""
         return type(value) is self.kind and (self.kind is not int or self.low <= value <= self.high)
 
 
 async def read_body(request: web.Request, fields: dict[str, Field]) -> dict[str, Any]:
-    """The request's JSON object; nothing at all counts as an empty one. Raises HttpError (413 or 400)."""
+    """Returns the request's JSON object. An empty body counts as an empty object. Raises HttpError (413 or 400)."""
     body = _object(await _bytes(request))
     takes = ", ".join(fields) or "none"
     for name in body:
@@ -95,7 +95,8 @@ async def read_body(request: web.Request, fields: dict[str, Field]) -> dict[str,
 
 
 async def _bytes(request: web.Request) -> bytes:
-    """At most LARGEST_BODY of them, whatever Content-Length promises."""
+    """Reads the body. Raises HttpError if it cannot be read (400), or if it is larger than LARGEST_BODY (413), whatever
+    Content-Length promises."""
     found = bytearray()
     try:
         async for chunk in request.content.iter_chunked(8192):
@@ -125,5 +126,5 @@ def _no_number(name: str) -> float:
 
 
 def shown(text: str) -> str:
-    """What somebody sent, short enough to be sent back."""
+    """Shortens what somebody sent, so that it can be sent back."""
     return text if len(text) <= 80 else f"{text[:80]}…"

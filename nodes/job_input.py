@@ -1,4 +1,4 @@
-"""The input with which a node asks for a job of the person who queued it."""
+"""Makes the input with which a node asks for a job of the person who queued it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NEWEST = "newest"
 
 
 def job_input() -> io.Input:
-    """A choice among "newest" and every job, newest first."""
+    """Returns an input that offers "newest" and every job, newest first."""
     return io.Combo.Input("job", options=[NEWEST, *EVERYBODY.names()], default=NEWEST, tooltip=(
         "Which training. newest: the one that was started last. Choose one to stay with it."))
 
 
 def check_job(name: str | None) -> bool | str:
-    """For `validate_inputs`: True, or why there is no such job. A linked name is None and checked later, and so is
-    whether there is a newest one: an earlier node of the same prompt may start it."""
+    """Returns True, or a sentence that says why there is no such job, for `validate_inputs`. A linked name is None and
+    is checked later. So is "newest", because an earlier node of the same prompt may start that job."""
     try:
         if name not in (None, NEWEST):
             chosen(name)
@@ -29,7 +29,8 @@ def check_job(name: str | None) -> bool | str:
 
 
 def chosen(name: str) -> Job:
-    """The job that was asked for. Raises ValueError if there is none, Refused as `Everybody.book_of` does."""
+    """Returns the job that was asked for. Raises ValueError if there is none, Refused if another ComfyUI has the jobs.
+    """
     book = EVERYBODY.book_of_prompt()
     job = book.newest() if name == NEWEST else book.get(name)
     if job is None and name == NEWEST:

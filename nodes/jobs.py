@@ -1,4 +1,4 @@
-"""The one lease and the one training thread of this process, and everybody's jobs."""
+"""Holds the one lease and the one training thread of this process, and everybody's jobs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..trainer.jobs.worker import Worker
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"
-"""What ComfyUI calls its user where it has only one."""
+"""The name that ComfyUI has for its user where there is only one."""
 REMEMBERED = 10000
 
 
 class Everybody:
-    """Whose jobs are whose, and who queued which prompt, which ComfyUI tells only when it is asked over HTTP."""
+    """Knows whose jobs are whose, and who queued which prompt. ComfyUI tells that only when it is asked over HTTP."""
 
     def __init__(self) -> None:
         self.lease = Lease()
@@ -40,14 +40,16 @@ class Everybody:
         self.turns = PromptTurns(self.lease, self._prompt_ended)
 
     def install(self, listener: Hears, prompts_queued: Callable[[], bool], asking: Callable[[], str | None]) -> None:
-        """Called once, when ComfyUI starts. `listener` hears of every job; `prompts_queued`: whether prompts run or
-        wait to run; `asking`: the user whose request is being answered in this context, if it is one."""
+        """Connects the jobs with ComfyUI. Is called once, when ComfyUI starts. `listener` hears of every job,
+        `prompts_queued` returns whether prompts run or wait to run, and `asking` returns the user whose request is
+        being answered in this context, or None."""
         self._listeners.append(listener)
         self.lease.prompts_queued, self._asking = prompts_queued, asking
         atexit.register(self.close)
 
     def book_of(self, user: str = DEFAULT) -> Book:
-        """The jobs of a user. Raises ValueError for no user of ComfyUI, Refused if another ComfyUI has this one's."""
+        """Returns the jobs of a user. Raises ValueError if ComfyUI has no such user, Refused if another ComfyUI has the
+        jobs of this one."""
         with self._lock:
             if user not in self._books:
                 folder = self._jobs_folder(user)
@@ -56,8 +58,8 @@ class Everybody:
             return self._books[user]
 
     def names(self) -> list[str]:
-        """The jobs of the person who asks for the list of nodes, newest first. They are not read: ComfyUI asks for this
-        when it starts."""
+        """Returns the names of the jobs of the person who asks for the list of nodes, newest first. The jobs are not
+        read, because ComfyUI asks for the names when it starts."""
         folders = JobFolder.all_in(self._jobs_folder(self._asking() or DEFAULT))
         return sorted((folder.path.name for folder in folders), reverse=True)
 
@@ -69,16 +71,16 @@ class Everybody:
                 self._prompts.popitem(last=False)
 
     def book_of_prompt(self) -> Book:
-        """The jobs of the person who queued the prompt that runs now."""
+        """Returns the jobs of the person who queues a prompt now, or queued the one that runs now."""
         return self.book_of(self._user())
 
     def scratch(self) -> Path:
-        """Where to keep what can be made anew, for the person who queued the prompt that runs now."""
+        """Returns the folder for what can be made anew, of the same person as in `book_of_prompt`."""
         return own_folder(self._user()) / "cache"
 
     def close(self) -> None:
-        """For the end of the program. Waits for the training thread itself, since one that is still freeing tensors
-        while Python ends aborts the process."""
+        """Ends all trainings when the program ends. Waits for the training thread itself, because a thread that still
+        frees tensors while Python ends aborts the process."""
         seconds = [book.close() for book in list(self._books.values())]
         if seconds and not self._worker.join(max(seconds)):
             log.warning("A LoRA training did not stop in %.0f s; it goes on from its last state next time",
@@ -86,13 +88,14 @@ class Everybody:
 
     def _user(self) -> str:
         with self._lock:
-            return self._prompts.get(prompt_id() or "", DEFAULT)
+            return self._asking() or self._prompts.get(prompt_id() or "", DEFAULT)
 
     def _jobs_folder(self, user: str) -> Path:
         return own_folder(user) / "jobs"
 
     def _claim(self, folder: Path) -> None:
-        """Until this process ends, however it ends: two would write into the same jobs. filelock comes with torch."""
+        """Locks a folder until this process ends, however it ends, because two processes would write into the same
+        jobs. Raises Refused if another process has locked it. filelock comes with torch."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             claim = FileLock(folder / ".lock")

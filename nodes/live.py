@@ -1,4 +1,4 @@
-"""Live LoRA: the model with the LoRA of a job, while that trains or afterwards."""
+"""Live LoRA: gives the model with the LoRA of a job, while the job trains or afterwards."""
 
 from __future__ import annotations
 
@@ -35,30 +35,31 @@ class Live(io.ComfyNode):
                     io.DynamicCombo.Option("step", [
                         io.Int.Input("step", default=100, min=1, max=200000, tooltip=(
                             "A step whose state is still on disk. LoRA Train's save_every and keep_states say which "
-                            "those are; a wrong one is answered with the list.")),
+                            "those are. If you choose another, the error lists them.")),
                     ]),
                 ], tooltip=(
-                    "newest: after the last step. best: the one with the lowest held-out loss, if that is measured. "
-                    "step: as it was then.")),
+                    "Which LoRA of the job. newest: the one after the last step. best: the one with the lowest "
+                    "held-out loss, if that is measured. step: the one after a step that you choose.")),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
-                    "How strongly it goes in, as in Load LoRA. 0 leaves the model as it is.")),
+                    "How strongly the LoRA goes in, as in Load LoRA. 0 leaves the model as it is.")),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip=(
-                    "The model with the LoRA; as it was before the job's first step.")),
+                    "The model with the LoRA. Until the job's first step is done, the model without one.")),
                 io.String.Output("info", display_name="info", tooltip="Which job and which step it is, as text."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, job, *, which=None) -> bool | str:
-        """A job that is not here is refused before anything runs: the workflow may come from another machine. ComfyUI
-        hands over an empty dynamic combo as well, and repeats an error for each input that is not keyword-only."""
+        """Refuses, before anything runs, a job that is not here: the workflow may come from another machine. ComfyUI
+        hands over an empty dynamic combo as well, and repeats an error for each parameter that is not keyword-only."""
         return check_job(job)
 
     @classmethod
     def fingerprint_inputs(cls, job, which, **_) -> Any:
-        """Changes when there is a newer LoRA. Of a linked job nothing is known yet."""
+        """Returns a value that changes when there is a newer LoRA. It always changes if the job is linked, because
+        nothing is known of it yet."""
         return float("nan") if job is None else chosen(job).version(_wanted(which))
 
     @classmethod
@@ -77,7 +78,7 @@ class Live(io.ComfyNode):
 
 
 def _wanted(which: dict[str, Any]) -> Which | int:
-    """What the dynamic combo says, as `Job.lora` takes it."""
+    """Returns what the dynamic combo says, as `Job.lora` takes it."""
     names: dict[str, Which] = {"newest": "last", "best": "best"}
     return names.get(which["which"]) or which["step"]
 

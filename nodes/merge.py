@@ -1,4 +1,4 @@
-"""LoRA Merge and Resize: two LoRA files made one, or one cut to a lower rank."""
+"""LoRA Merge and Resize: makes one LoRA of two files, or cuts one to a lower rank."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class MergeLoras(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_b) -> bool | str:
-        """A file that cannot be merged is refused before anything runs, such as a training whose LoRA it is merged
-        with. ComfyUI repeats an error for each input named here, so it is one; lora_a is read first of all unless it is
-        linked."""
+        """Refuses, before anything runs, a file that cannot be merged: a training may be about to make the other LoRA.
+        ComfyUI repeats an error for each parameter of this method, so it has only lora_b: lora_a is read before
+        anything else unless it is linked."""
         try:
             if lora_b not in (None, "none"):
                 merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES)
@@ -56,7 +56,7 @@ class MergeLoras(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_a, lora_b, **_) -> list[int]:
-        """Changes when a file does. A linked name is None here."""
+        """Returns a value that changes when a file changes. A linked name is None here."""
         return [lora_path(name).stat().st_mtime_ns for name in (lora_a, lora_b) if name not in (None, "none")]
 
     @classmethod

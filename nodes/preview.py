@@ -1,4 +1,4 @@
-"""LoRA Sample Preview: what to draw while training."""
+"""LoRA Sample Preview: says what to draw while training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SamplePreview(io.ComfyNode):
                     "One prompt a line. Use your trigger word, and things that are not in your training images. A line "
                     "may end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
                     "--g guidance, --m LoRA strength, --n negative prompt, such as: a cat --d 7 --m 0.8. Lines that "
-                    "start with # are passed over.")),
+                    "start with # are skipped.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(
                     "Steps between two rounds of pictures. Each round takes as long as drawing the prompts does.")),
                 io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width in pixels."),
@@ -46,7 +46,7 @@ class SamplePreview(io.ComfyNode):
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
                                tooltip="As in KSampler."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05, advanced=True, optional=True,
-                               tooltip="Of the LoRA, as in Load LoRA. 0 draws the base model."),
+                               tooltip="How strongly the LoRA goes in, as in Load LoRA. 0 draws the base model."),
             ],
             outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
             hidden=[io.Hidden.unique_id],
@@ -55,7 +55,7 @@ class SamplePreview(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, prompts) -> bool | str:
-        """A line that cannot be read is refused before anything runs."""
+        """Refuses, before anything runs, a line that cannot be read."""
         try:
             if prompts is not None:
                 samples.check(prompts)

@@ -1,4 +1,4 @@
-"""The inputs of LoRA Train that are settings of a recipe, as `TrainConfig` describes them."""
+"""Makes the inputs of LoRA Train that are settings of a recipe, as `TrainConfig` describes them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from ..trainer.recipe.config import TrainConfig
 from ..trainer.recipe.settings import about
 
 EVERYDAY = ("steps", "rank", "learning_rate")
-"""Settings that a preset fills in."""
+"""The settings that a preset fills in."""
 PLACED = (*EVERYDAY, "seed")
-"""Settings that have a place of their own on the node."""
+"""The settings that have a place of their own on the node."""
 LAST_BEFORE_SHARING = "keep_states"
-"""Workflows store values by position, and the input `sharing` came between the settings of 0.1 and newer ones."""
+"""The last setting of 0.1. The input `sharing` comes after it and before the newer settings, and this order must stay,
+because workflows store values by position."""
 
 
 def everyday(preset: Preset) -> list[io.Input]:
-    """The inputs of a preset, filled in by it."""
+    """Returns the inputs that a preset fills in, with its values."""
     return [_input(_field(name), getattr(preset, name)) for name in EVERYDAY]
 
 
 def seed() -> io.Input:
-    """The seed's input. It keeps its value from run to run."""
+    """Returns the seed's input. It keeps its value from run to run."""
     return _input(_field("seed"), 0, control_after_generate=False)
 
 
 def rare(*, newer: bool) -> Iterator[io.Input]:
-    """All other settings: those of 0.1, or the `newer` ones. Each is optional, so that a graph saved before it existed
-    still runs."""
+    """Yields the inputs of all other settings: those of 0.1, or the `newer` ones. Each is optional, so that a graph
+    saved before it existed still runs."""
     names = [field.name for field in fields(TrainConfig) if field.name not in PLACED]
     end = names.index(LAST_BEFORE_SHARING) + 1
     for name in names[end:] if newer else names[:end]:

@@ -1,4 +1,5 @@
-"""LoRA Caption Review: captions as a table, out and in again; search and replace; accepted one by one."""
+"""LoRA Caption Review: writes captions to a table and reads them back, searches and replaces, and drops images that are
+not accepted."""
 
 from __future__ import annotations
 
@@ -55,8 +56,8 @@ class CaptionReview(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, table) -> bool | str:
-        """A table that is none is refused before anything runs. ComfyUI repeats an error for each input named here, so
-        it is one; the rest is checked in `execute`, before anything is written."""
+        """Refuses, before anything runs, a path that cannot be a table. ComfyUI repeats an error for each parameter of
+        this method, so it has only one. The rest is checked in `execute`, before anything is written."""
         try:
             if table and table.strip():
                 table_path(table)
@@ -66,7 +67,7 @@ class CaptionReview(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, table, action, **_) -> list:
-        """Changes when a table that is read does."""
+        """Returns a value that changes when a table that is read changes."""
         if action != "read table" or not table or not table.strip():  # None: linked, ComfyUI has not computed it yet
             return []
         path = table_path(table)
@@ -77,8 +78,8 @@ class CaptionReview(io.ComfyNode):
         if action != "show" and not table.strip():
             raise ValueError(f"action is '{action}', and table is empty. Name a table, such as captions.csv.")
         if use == "accepted only" and action != "read table":
-            raise ValueError(f"use is 'accepted only', which the table says, and action is '{action}'. Set action to "
-                             "'read table', or use to 'all'.")
+            raise ValueError("use is 'accepted only', but only a table says which images are accepted, and action is "
+                             f"'{action}'. Set action to 'read table', or use to 'all'.")
         if write_files:
             check_own_files(dataset)
         taken = review.Taken(dataset)

@@ -1,4 +1,4 @@
-"""The HTTP face of the jobs, `/livelora/jobs…` (docs/api.md), and the events that tell the browser how a training
+"""Serves the jobs over HTTP, `/livelora/jobs…` (docs/api.md), and sends the events that tell the browser how a training
 goes."""
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .requeue import Sender, duplicate, requeue
 from .users import RequestUsers
 
 JOBS, JOB = "/livelora/jobs", "/livelora/jobs/{job:[^/]+}"
-"""Where they are; by its own rule aiohttp would not match a name with braces."""
+"""The addresses of all jobs and of one. The pattern is written out because aiohttp's own does not match braces."""
 MOST_LINES = 10000
-"""Of the metrics, in one answer."""
+"""The most lines of the metrics in one answer."""
 MOST_STEPS = 100000
-"""As extra_steps of LoRA Train."""
+"""The most steps by which a job can be extended in all, as in extra_steps of LoRA Train."""
 
 
 def install() -> None:
@@ -63,23 +63,23 @@ def _send(event: str, facts: dict[str, Any]) -> None:
 
 
 class Face:
-    """What is answered. Each handler gives plain values, or raises what `answered` turns into an answer."""
+    """Answers the requests. Each handler gives plain values, or raises what `answered` turns into an answer."""
 
     def __init__(self, users: RequestUsers) -> None:
         self._users = users
 
     async def list_jobs(self, request: web.Request) -> list[dict[str, Any]]:
-        """Every job, oldest first."""
+        """Returns every job, oldest first."""
         book = EVERYBODY.book_of(self._users.of(request))
         return await asyncio.to_thread(lambda: [book.status(job) for job in book.all()])
 
     async def get_job(self, request: web.Request) -> dict[str, Any]:
-        """One job: its state, its losses, its samples."""
+        """Returns one job: its state, its losses, its samples."""
         book, job = await self._find(request)
         return await asyncio.to_thread(book.details, job)
 
     async def get_metrics(self, request: web.Request) -> dict[str, Any]:
-        """What was recorded after a step."""
+        """Returns what was recorded after the step `since`."""
         since, most = _whole(request, "since", -1, -1), _whole(request, "most", MOST_LINES, 1)
         if most > MOST_LINES:
             raise HttpError(400, f"most must be from 1 to {MOST_LINES}, got {most}.")
@@ -87,7 +87,7 @@ class Face:
         return await asyncio.to_thread(_metrics, job, since, most)
 
     async def get_sample(self, request: web.Request) -> web.StreamResponse:
-        """A preview picture, by the name that the job listed."""
+        """Returns a preview picture, by the name that the job listed."""
         _, job = await self._find(request)
         name = request.match_info["name"]
         path = await asyncio.to_thread(job.folder.sample_path, name)
@@ -96,11 +96,12 @@ class Face:
         return web.FileResponse(path)
 
     async def get_nothing(self, request: web.Request) -> None:
-        """Every other address of ours, before ComfyUI looks for a file of its page: a name too long fails there."""
+        """Refuses every other address of ours before ComfyUI looks for a file of its page, because a name that is too
+        long fails there."""
         raise HttpError(404, f"There is nothing to read at '{shown(request.path)}'. docs/api.md lists what there is.")
 
     async def act(self, request: web.Request) -> dict[str, Any]:
-        """Changes a job."""
+        """Runs the action that the address names on a job."""
         refuse_foreign(request)
         book, job = await self._find(request)
         name = request.match_info["action"]
@@ -110,7 +111,7 @@ class Face:
         return await handler(Call(book, job, self._users.of(request), await read_body(request, fields)))
 
     async def _find(self, request: web.Request) -> tuple[Book, Job]:
-        """The user's jobs, and the one that the address names."""
+        """Returns the user's jobs, and the one that the address names. Raises HttpError (404) if there is none."""
         book, name = EVERYBODY.book_of(self._users.of(request)), request.match_info["job"]
         job = await asyncio.to_thread(book.get, name)
         if job is None:
@@ -122,7 +123,8 @@ class Face:
 
 
 def _metrics(job: Job, since: int, most: int) -> dict[str, Any]:
-    """Whole steps only: who asks again with `last` must not miss a held-out loss that comes after the step's loss."""
+    """Returns the lines of whole steps only: whoever asks again with `last` must not miss a held-out loss that comes
+    after the step's loss."""
     rests = job.state not in ACTIVE
     lines = job.folder.metrics()
     newest = lines[-1]["step"] if lines else since
@@ -134,7 +136,7 @@ def _metrics(job: Job, since: int, most: int) -> dict[str, Any]:
 
 
 def _whole(request: web.Request, name: str, default: int, low: int) -> int:
-    """A number from the query."""
+    """Returns a whole number from the query. Raises HttpError (400) if it is none or is below `low`."""
     text = request.query.get(name, str(default))
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < low:
         raise HttpError(400, f"{name} must be a whole number of at least {low}, got '{shown(text)}'.")
@@ -143,7 +145,7 @@ def _whole(request: web.Request, name: str, default: int, low: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An action that somebody wants of a job."""
+    """Holds an action that somebody wants of a job."""
 
     book: Book
     job: Job
@@ -152,11 +154,11 @@ class Call:
 
     @property
     def sender(self) -> Sender:
-        """For what must be queued."""
+        """Returns who queues the prompt, for actions that need one."""
         return Sender(PromptServer.instance, self.user, self.body.get("client_id"))
 
     async def status(self) -> dict[str, Any]:
-        """The usual answer."""
+        """Returns the status of the job, which is the usual answer."""
         return await asyncio.to_thread(self.book.status, self.job)
 
 
@@ -169,7 +171,7 @@ CHANGES = Field(dict, "an object: recipe fields and their new values")
 
 
 def _plain(do: Callable[[Book, Job], None]) -> Handler:
-    """An action without anything to be said about it."""
+    """Makes a handler for an action that takes no keys and is answered with the job's status."""
     async def handle(call: Call) -> dict[str, Any]:
         await asyncio.to_thread(do, call.book, call.job)
         return await call.status()
@@ -195,7 +197,7 @@ async def _extend(call: Call) -> dict[str, Any]:
 
 
 async def _go_on(call: Call, applied: bool, changes: dict[str, Any]) -> dict[str, Any]:
-    """If the job's model is not in memory, its workflow brings it."""
+    """Answers with the job's status. If the job's model is not in memory, queues its workflow, which brings it."""
     if applied:
         return await call.status()
     try:
@@ -246,4 +248,4 @@ HANDLERS: dict[str, tuple[Handler, dict[str, Field]]] = {
     "delete": (_delete, {}),
     "duplicate": (_duplicate, {"changes": CHANGES, "client_id": CLIENT}),
 }
-"""What a POST may ask for, and with which keys."""
+"""The actions that a POST may ask for → their handlers, and the keys of their bodies."""

@@ -1,4 +1,4 @@
-"""Save LoRA: into models/loras, ready for LoraLoader in the same graph."""
+"""Save LoRA: writes a LoRA into models/loras, ready for LoraLoader in the same graph."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class SaveLora(io.ComfyNode):
                 io.String.Input("name", default="my_lora", tooltip=(
                     "The file's name, without folder and without .safetensors.")),
                 io.Combo.Input("dtype", options=list(FILE_DTYPES), default="fp16", advanced=True, tooltip=(
-                    "Numbers in the file. fp16 is half the size of fp32 and looks the same; bf16 is coarser but what "
-                    "some other programs want.")),
+                    "The kind of numbers in the file. fp16 is half the size of fp32 and looks the same; bf16 is "
+                    "coarser but what some other programs want.")),
                 io.Combo.Input("format", options=list(FORMATS), default="ComfyUI", optional=True, advanced=True,
                                tooltip=(
-                    "Names in the file. ComfyUI reads all three. kohya is for sd-scripts, Forge and other WebUIs; "
-                    "diffusers for Python's diffusers, which takes LoRA, rsLoRA and DoRA alone.")),
+                    "Whose names the layers have in the file. ComfyUI reads all three. kohya is for sd-scripts, Forge "
+                    "and other WebUIs; diffusers for Python's diffusers, which takes only LoRA, rsLoRA and DoRA.")),
                 io.Boolean.Input("embed_workflow", default=False, optional=True, advanced=True, tooltip=(
-                    "Puts the graph into the file, as images have it. Leave it off for files that you give away: it "
-                    "tells your folders and prompts.")),
+                    "Puts the workflow into the file, as Save Image does. Leave it off for files that you give away: "
+                    "it tells your folders and prompts.")),
             ],
             outputs=[
                 io.AnyType.Output("lora_name", display_name="lora_name", tooltip=(
@@ -49,7 +49,7 @@ class SaveLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name) -> bool | str:
-        """A name that cannot be a file's is refused before anything runs."""
+        """Refuses, before anything runs, a name that cannot be a file's."""
         try:
             if name is not None:
                 check_name(name)
@@ -65,6 +65,7 @@ class SaveLora(io.ComfyNode):
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
-        """The graph as core's Save Image writes it: `prompt`, and `workflow` if it was queued from the browser."""
+        """Returns the graph as core's Save Image writes it: `prompt`, and `workflow` if it was queued from the browser.
+        """
         found = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
         return {key: json.dumps(value) for key, value in found.items() if value is not None}

@@ -86,7 +86,8 @@ class Train(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, mode, **_) -> float | int:
-        """In the background there is always something new. A finished LoRA stays what it is; one cut short does not."""
+        """Returns a value that changes when the node must run again. In the background there is always something new. A
+        finished LoRA stays what it is; one that was cut short does not."""
         return float("nan") if mode != "wait" else EVERYBODY.book_of_prompt().cut_short
 
     @classmethod
@@ -119,7 +120,8 @@ class Train(io.ComfyNode):
 
     @classmethod
     def _outputs(cls, model, job: Job, result: Which) -> io.NodeOutput:
-        """The newest or the best LoRA. Before the first step there is none: what depends on it is passed over."""
+        """Returns the outputs with the newest or the best LoRA. Before the first step there is none, and nodes that
+        depend on it are skipped."""
         lora = job.lora(result)
         found = list(job.history.losses)
         losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points

@@ -1,4 +1,4 @@
-"""The kinds of value that our nodes hand to each other."""
+"""Defines the kinds of value that our nodes hand to each other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from comfy_api.latest import io
 LoraDataset = io.Custom("LORA_DATASET")
 LoraPreview = io.Custom("LORA_PREVIEW")
 LoraModel = io.LoraModel
-"""Core's own: its Save LoRA Weights and Load LoRA Model take it."""
+"""Core's own type. Its Save LoRA Weights and Load LoRA Model take it."""
 LossMap = io.LossMap
-"""Core's own: its Plot Loss Graph takes it."""
+"""Core's own type. Its Plot Loss Graph takes it."""
 
 CATEGORY = "training/LiveLoRA"

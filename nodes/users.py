@@ -1,4 +1,4 @@
-"""Whose job it is where ComfyUI has many users (--multi-user)."""
+"""Finds out whose job it is where ComfyUI has many users (--multi-user)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from aiohttp import web
 from .guard import HttpError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-PROMPT_ROUTES = ("/prompt", "/api/prompt")
-NODE_LISTS = ("/object_info", "/api/object_info")
 
 
 class RequestUsers:
@@ -26,7 +24,8 @@ class RequestUsers:
         self._user: contextvars.ContextVar[str | None] = contextvars.ContextVar("livelora_user", default=None)
 
     def of(self, request: web.Request) -> str:
-        """The user's id, "default" where ComfyUI has no users. Raises HttpError (403) if there is no such user."""
+        """Returns the user's id, "default" where ComfyUI has no users. Raises HttpError (403) if there is no such user.
+        """
         try:
             return self._manager.get_request_user_id(request)
         except KeyError as err:
@@ -34,20 +33,18 @@ class RequestUsers:
                                f"{request.headers.get('comfy-user')!r}). Send the id that POST /users gave.") from err
 
     def current(self) -> str | None:
-        """The user whose request for the list of nodes, or with a prompt, is being answered in this context."""
+        """Returns the user whose request is being answered in this context; None if there is none."""
         return self._user.get()
 
     def watch(self, server: Any) -> None:
-        """From now on knows who asks for nodes, and remembers who queues which prompt. Called before the server starts.
+        """Begins to note whose request is being answered and who queues which prompt. Call it before the server starts.
         """
         server.app.middlewares.append(self._keep_user)
         server.add_on_prompt_handler(self._name_prompt)
 
     @web.middleware
     async def _keep_user(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """While such a request is answered, its user is known to what runs in this context."""
-        if not (request.path in PROMPT_ROUTES if request.method == "POST" else request.path.startswith(NODE_LISTS)):
-            return await handler(request)
+        """Notes the user of a request while it is answered in this context."""
         token = self._user.set(self._known(request))
         try:
             return await handler(request)

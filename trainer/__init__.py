@@ -1,1 +1,2 @@
-"""LiveLoRA's training engine. It knows no node, no HTTP and no ComfyUI: those reach it through `host.Host`."""
+"""LiveLoRA's training engine. Only its folder `comfy` knows ComfyUI; the rest reaches it through `model.host.Host`. No
+part of it knows nodes or HTTP."""

@@ -57,6 +57,25 @@ def run(jobs, host, dataset, preview=None, validation=None, **change):
     return job
 
 
+@pytest.fixture(scope="module")
+def straight_runs():
+    """What a recipe gives that nothing comes between, by recipe: each is trained once for all tests."""
+    return {}
+
+
+@pytest.fixture
+def straight(straight_runs, jobs, host, dataset):
+    """Gives the job of such a recipe. Models, pictures and captions are the same in every test."""
+    def straight(**recipe):
+        key = json.dumps(recipe, sort_keys=True)
+        if key not in straight_runs:
+            straight_runs[key] = run(jobs, host, dataset, **recipe)
+            assert straight_runs[key].state == "done"
+        return straight_runs[key]
+
+    return straight
+
+
 def at_step(job, step, *actions):
     """Does something with a job, once, when it has taken that step."""
     def listener(job, event, facts):
@@ -102,8 +121,8 @@ def test_the_same_task_is_the_same_job_also_in_another_process(jobs, host, datas
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW8bit", "AdamW"])
-def test_a_job_that_was_stopped_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, optimizer):
-    straight = run(jobs, host, dataset, optimizer=optimizer)
+def test_a_job_that_was_stopped_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, optimizer, straight):
+    calm = straight(optimizer=optimizer)
 
     others = Book(tmp_path / "others", Lease())
     task = Task.of(host, TrainConfig(**RECIPE, optimizer=optimizer), dataset)
@@ -115,11 +134,11 @@ def test_a_job_that_was_stopped_goes_on_as_if_it_never_had(jobs, host, dataset, 
 
     resumed = run(Book(tmp_path / "others", Lease()), host, dataset, optimizer=optimizer)
     assert resumed.id == job.id and resumed.state == "done"
-    assert resumed.history.losses == straight.history.losses and equal(resumed.lora("last"), straight.lora("last"))
+    assert resumed.history.losses == calm.history.losses and equal(resumed.lora("last"), calm.lora("last"))
 
 
-def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeypatch):
-    straight = run(jobs, host, dataset)
+def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeypatch, straight):
+    calm = straight()
     others, calls, predict = Book(tmp_path / "others", Lease()), iter(range(1000)), host.predict
 
     def out_of_memory(*arguments):
@@ -133,12 +152,12 @@ def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeyp
     assert len(failed.history.losses) == 5
     monkeypatch.undo()
     resumed = run(others, host, dataset)
-    assert resumed.id == failed.id and resumed.history.losses == straight.history.losses
-    assert equal(resumed.lora("last"), straight.lora("last"))
+    assert resumed.id == failed.id and resumed.history.losses == calm.history.losses
+    assert equal(resumed.lora("last"), calm.lora("last"))
 
 
-def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, host, dataset, tmp_path):
-    straight = run(jobs, host, dataset)
+def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, host, dataset, tmp_path, straight):
+    calm = straight()
     others = Book(tmp_path / "others", Lease())
     job = others.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
     at_step(job, 7, lambda: others.stop(job))
@@ -147,7 +166,7 @@ def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, hos
     newest = job.folder.states / "step_000007" / "optimizer.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     resumed = run(others, host, dataset)
-    assert resumed.history.losses == straight.history.losses and equal(resumed.lora("last"), straight.lora("last"))
+    assert resumed.history.losses == calm.history.losses and equal(resumed.lora("last"), calm.lora("last"))
 
 
 def test_a_step_whose_loss_is_no_number_is_skipped_and_counted(jobs, host, dataset, monkeypatch):
@@ -177,18 +196,18 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_becomes_full_costs_no_training(jobs, host, dataset, monkeypatch):
-    straight, fsync = run(jobs, host, dataset, seed=5), os.fsync
+def test_a_disk_that_becomes_full_costs_no_training(jobs, host, dataset, monkeypatch, straight):
+    calm, fsync = straight(), os.fsync
 
     def fill_up() -> None:
         monkeypatch.setattr(os, "fsync", full)
         monkeypatch.setattr(job_folder.JobFolder, "append_metrics", full)
 
-    config = TrainConfig(**{**RECIPE, "seed": 5, "validate_every": 7})  # validate_every makes it another job
+    config = TrainConfig(**{**RECIPE, "validate_every": 7})  # validate_every makes it another job
     job = jobs.submit(Task.of(host, config, dataset))
     at_step(job, 1, fill_up)
     assert job.ended.wait(300)
-    assert job.state == "done" and equal(job.lora("last"), straight.lora("last"))
+    assert job.state == "done" and equal(job.lora("last"), calm.lora("last"))
     for warning in ("The metrics could not be recorded: [Errno 28] No space left", "The state could not be saved:",
                     "The LoRA could not be written to the job's folder:", "The job's state could not be written:"):
         told = [found for found in jobs.status(job)["warnings"] if found.startswith(warning)]
@@ -211,22 +230,22 @@ def test_a_job_that_nobody_would_know_of_after_a_restart_is_not_begun(jobs, host
     assert run(jobs, host, dataset).state == "done"
 
 
-def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, dataset, monkeypatch):
-    straight = run(jobs, host, dataset, seed=6)
+def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, dataset, monkeypatch, straight):
+    calm = straight()
 
     def broken(*_):
         raise RuntimeError("out of memory while drawing")
 
     monkeypatch.setattr(host, "sampler", broken)
-    job = run(jobs, host, dataset, preview=PREVIEW, seed=6, validate_every=7)
-    assert job.state == "done" and job.history.losses == straight.history.losses
+    job = run(jobs, host, dataset, preview=PREVIEW, validate_every=7)
+    assert job.state == "done" and job.history.losses == calm.history.losses
     assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.history.warnings
 
 
-def test_previews_do_not_change_training(jobs, host, dataset):
-    straight = run(jobs, host, dataset, seed=7)
-    looked_at = run(jobs, host, dataset, preview=PREVIEW, validation=dataset, seed=7, validate_every=2)
-    assert looked_at.history.losses == straight.history.losses and equal(looked_at.lora("last"), straight.lora("last"))
+def test_previews_do_not_change_training(jobs, host, dataset, straight):
+    calm = straight()
+    looked_at = run(jobs, host, dataset, preview=PREVIEW, validation=dataset, validate_every=2)
+    assert looked_at.history.losses == calm.history.losses and equal(looked_at.lora("last"), calm.lora("last"))
 
 
 def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):
@@ -243,8 +262,8 @@ def test_each_bucket_and_repeat_is_trained(jobs, host, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", [{}, {"ema_decay": 0.9, "dropout": 0.1}])
-def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, recipe):
-    straight = run(jobs, host, dataset, **recipe)
+def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, tmp_path, recipe, straight):
+    calm = straight(**recipe)
     others = Book(tmp_path / "others", Lease())
     job = others.submit(Task.of(host, TrainConfig(**RECIPE, **recipe), dataset))
     at_step(job, 4, lambda: others.pause(job))
@@ -252,12 +271,12 @@ def test_a_job_that_was_paused_goes_on_as_if_it_never_had(jobs, host, dataset, t
     assert (job.state, job.message) == ("paused", "Paused at step 4 of 8. Resume to go on.")
     assert job.folder.snapshots() == [3, 4] and json.loads((job.folder.path / "job.json").read_text())["step"] == 4
     assert others.resume(job) and job.ended.wait(300)
-    assert job.state == "done" and job.history.losses == straight.history.losses
-    assert equal(job.lora("last"), straight.lora("last"))
+    assert job.state == "done" and job.history.losses == calm.history.losses
+    assert equal(job.lora("last"), calm.lora("last"))
 
 
-def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, monkeypatch):
-    straight = run(jobs, host, dataset)
+def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, monkeypatch, straight):
+    calm = straight()
     others = Book(tmp_path / "others", Lease())
     job = others.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
     at_step(job, 4, lambda: others.pause(job))
@@ -272,7 +291,7 @@ def test_a_state_that_cannot_be_read_now_is_kept(jobs, host, dataset, tmp_path, 
     assert job.state == "failed" and "paging file is too small" in job.message
     assert job.folder.snapshots() == [3, 4]
     run(others, host, dataset)
-    assert job.state == "done" and equal(job.lora("last"), straight.lora("last"))
+    assert job.state == "done" and equal(job.lora("last"), calm.lora("last"))
 
 
 def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, dataset, tmp_path):
@@ -299,7 +318,7 @@ def test_actions_that_do_not_go_with_the_state_are_refused_with_a_reason(jobs, h
     job = run(jobs, host, dataset)
     # No workflow is known here, so it cannot be extended.
     assert set(jobs.status(job)["actions"]) == {"share", "delete"}
-    with pytest.raises(Refused, match="This job is done, so 'pause' is not possible. It is when a job is queued, "
+    with pytest.raises(Refused, match="This job is done, so 'pause' is not possible. It must be queued, "
                                       "preparing or training."):
         jobs.pause(job)
     with pytest.raises(Refused, match="The workflow that this job came from is not known"):
@@ -322,7 +341,7 @@ def test_a_second_wish_waits_for_the_first(jobs, host, dataset):
     assert job.state == "stopped" and (job.folder.path / "lora.safetensors").exists()
 
 
-def test_what_is_discarded_is_gone_and_can_be_started_over(jobs, host, dataset, tmp_path):
+def test_what_is_discarded_is_gone_and_can_be_started_over(jobs, host, dataset, tmp_path, straight):
     job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset, preview=PREVIEW))
     at_step(job, 5, lambda: jobs.discard(job))
     assert job.ended.wait(300)
@@ -330,21 +349,21 @@ def test_what_is_discarded_is_gone_and_can_be_started_over(jobs, host, dataset, 
     assert job.message == "Stopped at step 5, and what was learned was discarded. Resume to start over."
     assert not job.folder.samples() and not job.folder.snapshots() and not job.folder.metrics()
     again = run(jobs, host, dataset)
-    straight = run(Book(tmp_path / "others", Lease()), host, dataset)
-    assert again is job and equal(job.lora("last"), straight.lora("last"))
+    calm = straight()
+    assert again is job and equal(job.lora("last"), calm.lora("last"))
 
 
-def test_a_training_can_be_made_longer_while_it_goes_on(jobs, host, dataset, tmp_path):
+def test_a_training_can_be_made_longer_while_it_goes_on(jobs, host, dataset, tmp_path, straight):
     """With a constant learning rate that is the same as to have asked for it from the start."""
     recipe = {"lr_scheduler": "constant", "lr_warmup_steps": 0}
-    straight = run(jobs, host, dataset, steps=8, extra_steps=3, **recipe)
+    calm = straight(steps=8, extra_steps=3, **recipe)
     others = Book(tmp_path / "others", Lease())
     job = others.submit(Task.of(host, TrainConfig(**{**RECIPE, **recipe}), dataset))
     at_step(job, 5, lambda: others.extend(job, 2))
     at_step(job, 7, lambda: others.extend(job, 1))
     assert job.ended.wait(300)
     assert (job.state, job.message, job.config.extra_steps) == ("done", "Trained 11 steps.", 3)
-    assert job.history.losses == straight.history.losses and equal(job.lora("last"), straight.lora("last"))
+    assert job.history.losses == calm.history.losses and equal(job.lora("last"), calm.lora("last"))
 
 
 def test_the_queue_can_be_put_in_another_order_and_left(jobs, host, dataset):
@@ -365,7 +384,7 @@ def test_the_queue_can_be_put_in_another_order_and_left(jobs, host, dataset):
     at_step(first, 1, rearrange)
     assert first.ended.wait(300) and made[1].ended.wait(300)
     assert order == [made[2].id, made[1].id] and (made[0].state, made[0].history.step) == ("paused", 0)
-    with pytest.raises(Refused, match="This job is paused, so 'move' is not possible. It is when a job is queued."):
+    with pytest.raises(Refused, match="This job is paused, so 'move' is not possible. It must be queued."):
         jobs.move(made[0], 0)
 
 
@@ -455,16 +474,16 @@ def test_a_model_that_is_unloaded_again_and_again_ends_the_job_with_a_sentence(j
 
 
 def test_a_dora_is_told_of_the_model_as_it_is_wired_whatever_a_prompt_has_left_on_it(jobs, host, patcher, dataset,
-                                                                                     tmp_path):
+                                                                                     tmp_path, straight):
     """What a DoRA's file holds depends on the base's weights; another LoRA on them must not count."""
-    straight = run(jobs, host, dataset, adapter="DoRA")
+    calm = straight(adapter="DoRA")
     other = wired_to_a_lora(patcher, host._clip, host._vae)
     others = Book(tmp_path / "others", Lease())
     job = others.submit(Task.of(host, TrainConfig(**RECIPE, adapter="DoRA"), dataset))
     at_step(job, 7, lambda: other.load(0))  # as a prompt would between two steps; the next save is after step 8
     at_step(job, 8, lambda: other.load(0))
     assert job.ended.wait(300)
-    assert equal(job.lora("last"), straight.lora("last"))
+    assert equal(job.lora("last"), calm.lora("last"))
 
 
 def test_a_job_can_be_paused_while_a_prompt_has_the_gpu(host, dataset, tmp_path):

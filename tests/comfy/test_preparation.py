@@ -259,6 +259,17 @@ is_reg = true
     assert found.train[0].blank is found.texts[""] and len(found.train[0].texts) == 2
 
 
+@pytest.mark.parametrize(("said", "trained"), [("", 0.3), ("caption_dropout_rate = 0", 0),
+                                               ("caption_dropout_rate = 0.1", 0.1)])
+def test_a_configuration_that_drops_no_captions_is_obeyed(host, folder, tmp_path, said, trained):
+    """Where it says nothing of that, the recipe does."""
+    config = tmp_path / "dataset.toml"
+    config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"
+                      f"caption_extension = '.txt'\n{said}\n")
+    found = prepare(Task.of(host, TrainConfig(**RECIPE, caption_dropout=0.3), read(config)))
+    assert {example.caption_dropout for example in found.train} == {trained}
+
+
 def test_nothing_but_regularization_images_is_refused(host, folder, tmp_path):
     config = tmp_path / "dataset.toml"
     config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"

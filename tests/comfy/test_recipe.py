@@ -10,6 +10,7 @@ from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.lora.inject import disabled
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training import state
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.preparation import Preparation
 from livelora.trainer.training.task import Task
@@ -226,22 +227,30 @@ def run(folder, host, dataset, start=None, **change):
 
 def test_a_run_that_gets_worse_stops_early_and_keeps_its_best(host, dataset, tmp_path):
     """At a hundred times the usual learning rate nothing gets better for long."""
-    job = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+    job = run(tmp_path / "jobs", host, dataset, steps=60, learning_rate=0.03, held_out=1, validate_every=2,
               early_stop_patience=3)
     curve = job.history.held_out
     step, lowest = curve.best
-    assert job.state == "done" and job.history.step == step + 6 < 200
+    assert job.state == "done" and job.history.step == step + 6 < 60
     assert job.message == (f"Stopped early at step {step + 6}: no held-out loss below {lowest:.4f} since step {step}.")
     assert curve.base is not None and curve.points[0] == (0, pytest.approx(curve.base, rel=1e-5))
     best, last = job.lora("best"), job.lora("last")
     assert best.metadata["ss_steps"] == str(step) and last.metadata["ss_steps"] == str(step + 6)
     assert any(not best[name].equal(last[name]) for name in best)
-    again = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+    again = run(tmp_path / "jobs", host, dataset, steps=60, learning_rate=0.03, held_out=1, validate_every=2,
                 early_stop_patience=3)
     assert again.id == job.id and again.history.held_out == curve  # done is done
-    more = run(tmp_path / "jobs", host, dataset, steps=200, learning_rate=0.03, held_out=1, validate_every=2,
+    more = run(tmp_path / "jobs", host, dataset, steps=60, learning_rate=0.03, held_out=1, validate_every=2,
                early_stop_patience=3, extra_steps=1)
-    assert (more.id, more.state, more.history.step, more.message) == (job.id, "done", 201, "Trained 201 steps.")
+    assert (more.id, more.state, more.history.step, more.message) == (job.id, "done", 61, "Trained 61 steps.")
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_room_that_a_run_needs_on_disk_is_what_its_states_take(trainer, example, tmp_path, ema):
+    one = trainer([example], ema_decay=ema, keep_states=2)
+    asked = state.room(tmp_path, one)
+    one.step()
+    assert asked == pytest.approx(3 * state.size(one), rel=0.01)
 
 
 def test_a_run_goes_on_from_a_lora_file(host, dataset, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from PIL import Image
 from reading import read
 
 SCRIPT = Path(__file__).parents[1] / "support" / "train.py"
-RECIPE = {"steps": 120, "rank": 8, "learning_rate": 1e-3, "optimizer": "AdamW8bit", "batch_size": 2,
+RECIPE = {"steps": 64, "rank": 8, "learning_rate": 1e-3, "optimizer": "AdamW8bit", "batch_size": 2,
           "gradient_accumulation_steps": 2, "ema_decay": 0.9, "caption_dropout": 0.3, "caption_shuffle": "tags",
           "dropout": 0.1, "lr_scheduler": "cosine", "lr_warmup_steps": 5, "held_out": 1, "validate_every": 7,
           "save_every": 4, "stratified_timesteps": True}
@@ -36,33 +37,74 @@ def images(tmp_path):
     return folder
 
 
-def start(home: Path, images: Path, dtype: str, recipe: dict) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(home), str(images), dtype, json.dumps(recipe)],
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+class Trainings:
+    """The process that forks one for each training."""
+
+    def __init__(self, folder: Path) -> None:
+        self._output = folder / "output"
+        self._process = subprocess.Popen([sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         stderr=subprocess.DEVNULL, text=True)
+        assert self._answer() == "ready"
+
+    def start(self, home: Path, images: Path, dtype: str, recipe: dict) -> int:
+        """Begins a training and gives its process's number."""
+        self._output.write_text("")
+        job = {"home": str(home), "images": str(images), "dtype": dtype, "recipe": recipe, "output": str(self._output)}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return int(self._answer())
+
+    def lines(self) -> Iterator[list[str]]:
+        """The words of each line that the training prints, as they come."""
+        with open(self._output, encoding="utf-8") as file:
+            while True:
+                line, end = file.readline(), time.monotonic() + 300
+                while not line.endswith("\n"):
+                    assert time.monotonic() < end, "the training says nothing any more"
+                    time.sleep(0.002)
+                    line += file.readline()
+                yield line.split()
+
+    def status(self) -> int:
+        """Waits for its end; below 0 it is the signal that ended it."""
+        return int(self._answer())
+
+    def finish(self, *task) -> str:
+        """Trains to the end, and gives the last line."""
+        self.start(*task)
+        assert self.status() == 0
+        return self._output.read_text(encoding="utf-8").splitlines()[-1]
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _answer(self) -> str:
+        answer = self._process.stdout.readline().strip()
+        assert answer, "the process that forks has ended"
+        return answer
 
 
-def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=300)
-    return out.splitlines()[-1]
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    made = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield made
+    made.close()
 
 
-def kill_at_a_random_moment(process: subprocess.Popen, draw: random.Random) -> int:
+def kill_at_a_random_moment(trainings: Trainings, process: int, draw: random.Random) -> int:
     """Up to five steps after its first, and then somewhere in what follows. Gives the last step it told."""
     step, last = 0, None
-    assert process.stdout
-    for line in process.stdout:
-        word = line.split()
-        assert word[0] != "ended", f"It came to its end before it could be killed: {line}"
+    for word in trainings.lines():
+        assert word[0] != "ended", f"It came to its end before it could be killed: {word}"
         if word[1] == "training" and int(word[2]) > 0:
             step = int(word[2])
             last = last or step + draw.randrange(5)
         if last and step >= last:
             break
     time.sleep(draw.uniform(0, 0.2))
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(30) == -signal.SIGKILL
-    process.stdout.close()
+    os.kill(process, signal.SIGKILL)
+    assert trainings.status() == -signal.SIGKILL
     return step
 
 
@@ -83,18 +125,19 @@ def left(home: Path) -> dict[str, object]:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a process is killed by SIGKILL")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_ten_kills_change_no_bit(tmp_path, images, dtype):
+def test_ten_kills_change_no_bit(tmp_path, images, trainings, dtype):
     """AdamW8bit, accumulation, EMA, dropouts, shuffled captions, held-out losses: weights, optimizer, schedule,
     average and metrics."""
     recipe = {**RECIPE, "adapter_dtype": "fp32" if dtype == "float32" else "bf16"}
-    assert finish(start(tmp_path / "straight", images, dtype, recipe)) == "ended done Trained 120 steps."
+    assert trainings.finish(tmp_path / "straight", images, dtype, recipe) == "ended done Trained 64 steps."
     seed = random.randrange(10**6)
     print(f"the kills' seed is {seed}")
     draw, steps = random.Random(seed), []
     for _ in range(10):
-        steps.append(kill_at_a_random_moment(start(tmp_path / "killed", images, dtype, recipe), draw))
+        process = trainings.start(tmp_path / "killed", images, dtype, recipe)
+        steps.append(kill_at_a_random_moment(trainings, process, draw))
     print(f"killed after steps {steps}")
-    assert finish(start(tmp_path / "killed", images, dtype, recipe)) == "ended done Trained 120 steps."
+    assert trainings.finish(tmp_path / "killed", images, dtype, recipe) == "ended done Trained 64 steps."
     straight, killed = left(tmp_path / "straight"), left(tmp_path / "killed")
     assert straight.keys() == killed.keys() and len(straight) == 13
     assert [name for name in straight if straight[name] != killed[name]] == []

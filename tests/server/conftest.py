@@ -32,20 +32,3 @@ def draw():
         return pixels(server, server.run(drawing(prompt, prefix=f"drawn{time.time_ns()}{next(count)}", **options)))
 
     return draw
-
-
-@pytest.fixture
-def wait_for():
-    """Waits until a job, by its seed's train graph, says something."""
-
-    def wait_for(server: Server, job: str, condition, seconds: float = 600) -> dict:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            facts = server.get(f"/livelora/jobs/{job}")
-            if condition(facts):
-                return facts
-            time.sleep(0.05)
-        raise TimeoutError(f"job {job} is {facts['state']} at step {facts['step']}: {facts['message']}")
-
-    return wait_for
-

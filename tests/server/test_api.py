@@ -10,10 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
-from client import newest_job
+from client import job_folder, newest_job
 from graphs import training, with_preview, with_save
 from raw import act, ask
-from trainings import folder, is_at, is_in, may, start
+from trainings import is_at, is_in, may, start
 
 
 def test_the_list_and_the_details(server):
@@ -23,16 +23,16 @@ def test_the_list_and_the_details(server):
     assert {name: facts[name] for name in listed} == listed
     assert (facts["state"], facts["step"], facts["steps"], len(facts["losses"])) == ("done", 3, 3, 3)
     assert facts["samples"] == [f"step_{step:06}_{prompt:02}.png" for step in (0, 2, 3) for prompt in (0, 1)]
-    files = [p for p in folder(server, listed["job"]).rglob("*") if p.is_file()]
+    files = [p for p in job_folder(server, listed["job"]).rglob("*") if p.is_file()]
     assert abs(facts["disk_bytes"] - sum(p.stat().st_size for p in files)) < 4096 * 10  # folders count a little
     picture = ask(server, "GET", f"/livelora/jobs/{listed['job']}/samples/{facts['samples'][0]}")
-    assert picture.body == (folder(server, listed["job"]) / "samples" / facts["samples"][0]).read_bytes()
+    assert picture.body == (job_folder(server, listed["job"]) / "samples" / facts["samples"][0]).read_bytes()
 
 
 def test_metrics_come_page_by_page_and_whole(server):
     server.run(training(seed=751, steps=7, held_out=2.0, validate_every=2))
     job = newest_job(server)
-    lines = [json.loads(line) for line in (folder(server, job) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (job_folder(server, job) / "metrics.jsonl").read_text().splitlines()]
     for most in (1, 2, 3, 5, 100):
         found, since = [], -1
         while page := server.get(f"/livelora/jobs/{job}/metrics?since={since}&most={most}")["lines"]:
@@ -51,7 +51,7 @@ def test_metrics_of_a_training_are_neither_lost_nor_doubled(server):
         state = server.get(f"/livelora/jobs/{job}")["state"]
         page = server.get(f"/livelora/jobs/{job}/metrics?since={since}")
         found, since = found + page["lines"], page["last"]
-    assert found == [json.loads(line) for line in (folder(server, job) / "metrics.jsonl").read_text().splitlines()]
+    assert found == [json.loads(line) for line in (job_folder(server, job) / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_action_of_a_training(server, wait_for):
@@ -71,7 +71,7 @@ def test_every_action_of_a_training(server, wait_for):
     assert act(server, job, "stop").status == 200
     wait_for(server, job, is_in("stopped"))
     assert act(server, job, "delete").json == {"deleted": job}
-    assert not folder(server, job).exists()
+    assert not job_folder(server, job).exists()
     assert ask(server, "GET", f"/livelora/jobs/{job}").status == 404
 
 
@@ -115,7 +115,7 @@ def test_ten_clients_at_once(server, wait_for):
     assert wait_for(server, job, may("stop"))["steps"] == 400 + extended
     assert act(server, job, "stop").status == 200
     facts = wait_for(server, job, is_in("stopped"))
-    on_disk = json.loads((folder(server, job) / "job.json").read_text())
+    on_disk = json.loads((job_folder(server, job) / "job.json").read_text())
     assert (on_disk["state"], on_disk["step"], on_disk["recipe"]) == ("stopped", facts["step"], facts["recipe"])
 
 

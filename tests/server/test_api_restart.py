@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from client import job_folder
 from comfyui import Failed, Server
 from graphs import training
 from raw import act
-from trainings import folder, is_at, is_in, start
+from trainings import is_at, is_in, start
 
 
 def until(server: Server, job: str, condition) -> None:
@@ -40,7 +41,7 @@ def paused(left_behind, tmp_path):
     def begin(change=lambda folder: None) -> tuple[Server, str]:
         shutil.copytree(base / "user", tmp_path / "user")
         server = Server(tmp_path)
-        change(folder(server, job))
+        change(job_folder(server, job))
         return servers.enter_context(server), job
 
     with servers:

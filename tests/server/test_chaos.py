@@ -16,11 +16,11 @@ import pytest
 if not sys.platform.startswith("linux"):
     pytest.skip("one process sets another's limits", allow_module_level=True)
 
-from client import newest_job
+from client import job_folder, newest_job
 from comfyui import Failed, Server
 from graphs import drawing, training, with_preview
 from raw import act
-from trouble import failing, full_disk, half_written, health, job_folder, read_only, same_lora, troubled_server
+from trouble import failing, full_disk, half_written, health, read_only, same_lora, troubled_server
 
 ROUNDS = 30
 RECIPES = ({"seed": 900, "save_every": 4, "ema_decay": 0.9},

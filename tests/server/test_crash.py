@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from client import newest_job
+from client import job_folder, newest_job
 from comfyui import Failed, Server
 from graphs import training, with_preview, with_save
 from raw import act, ask
@@ -15,10 +14,6 @@ from trouble import dawdling, troubled_server
 
 ALLOWED = 10.0
 """Seconds that ComfyUI may take to end, beside the step under way."""
-
-
-def folder(server: Server, job: str) -> Path:
-    return server.base / "user" / "default" / "livelora" / "jobs" / job
 
 
 def begin(server: Server, graph: dict) -> str:
@@ -64,7 +59,7 @@ def test_a_killed_server_goes_on_from_the_last_state(own_server, wait_for):
     job = begin(own_server, graph)
     wait_for(own_server, job, lambda facts: facts["step"] >= 12)
     own_server.stop(signal.SIGKILL)
-    assert list((folder(own_server, job) / "state").glob("step_0000*"))
+    assert list((job_folder(own_server, job) / "state").glob("step_0000*"))
 
     own_server.start()
     outputs = own_server.run(graph)
@@ -82,7 +77,7 @@ def test_a_server_that_is_told_to_end_saves_first(own_server, undisturbed, wait_
     job = begin(own_server, training(**recipe, mode="background"))
     wait_for(own_server, job, lambda facts: facts["step"] >= 5)
     seconds = end(own_server)
-    [state] = (folder(own_server, job) / "state").iterdir()
+    [state] = (job_folder(own_server, job) / "state").iterdir()
     step = int(state.name.removeprefix("step_"))
     assert 5 <= step < 40
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from client import newest_job, pixels
+from client import job_folder, newest_job, pixels
 from comfyui import Failed, Server
 from graphs import drawing, training, with_preview, with_save
 from other_models import save_controlnet
 from safetensors.torch import load_file
-from trouble import failing, health, job_folder, troubled_server
+from trouble import failing, health, troubled_server
 
 GRAPH = dict(seed=70, steps=45, batch_size=2, ema_decay=0.9, save_every=20)
 

@@ -10,11 +10,11 @@ import threading
 import time
 from collections import Counter
 
-from client import newest_job
+from client import job_folder, newest_job
 from comfyui import Server
 from graphs import training, with_preview
 from raw import act, ask
-from trouble import half_written, health, job_folder, same_lora, troubled_server
+from trouble import half_written, health, same_lora, troubled_server
 
 SECONDS, CLIENTS, LONGEST = 20, 10, 20
 RECIPE = {"seed": 920, "steps": 60, "lr_scheduler": "constant", "save_every": 10}

@@ -63,7 +63,7 @@ def test_what_cannot_be_done_is_said(server, few):
         server.queue(reviewing("reviewed", table="captions.xlsx"))
     assert "A table is a .csv or a .jsonl file, got 'captions.xlsx'" in str(refused.value.errors)
     for inputs, told in (({"find": "(", "regular_expression": True}, "find is no regular expression: '('"),
-                         ({"use": "accepted only"}, "use is 'accepted only', which the table says"),
+                         ({"use": "accepted only"}, "use is 'accepted only', but only a table says which images"),
                          ({"action": "read table"}, "table is empty. Name a table"),
                          ({"action": "read table", "table": "nowhere.csv"}, "does not exist. Write one first")):
         with pytest.raises(Failed) as failed:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from client import job_folder
 from comfyui import Server
 from graphs import training
 from raw import act, ask
-from trainings import folder
+from texts import inputs
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +35,25 @@ def test_each_user_has_jobs_of_their_own(shared_server):
     assert queue(ann, "/prompt", 770, prompt_id=given_id) == given_id
     queue(bob, "/api/prompt", 771)
     [of_ann], [of_bob] = jobs(ann), jobs(bob)
-    assert folder(shared_server, of_ann, ann).is_dir() and folder(shared_server, of_bob, bob).is_dir()
+    assert job_folder(shared_server, of_ann, ann).is_dir() and job_folder(shared_server, of_bob, bob).is_dir()
     assert act(shared_server, of_ann, "duplicate", {"changes": {"seed": 1}}, comfy_user=bob).status == 404
     answer = act(shared_server, of_ann, "duplicate", {"changes": {"seed": 772}}, comfy_user=ann)
     shared_server.result(answer.json["prompt_id"])
     assert (len(jobs(ann)), len(jobs(bob))) == (2, 1)
+
+    def offered(user: str) -> list[str]:
+        info = ask(shared_server, "GET", "/object_info/LiveLoraLive", comfy_user=user).json["LiveLoraLive"]
+        return inputs(info)["job"]["options"]
+
+    assert [{*offered(user)} for user in (ann, bob)] == [{"newest", *jobs(ann)}, {"newest", of_bob}]
+    graph = {"model": {"class_type": "LiveLoraDemoModel", "inputs": {}},
+             "live": {"class_type": "LiveLoraLive", "inputs": {
+                 "model": ["model", 0], "job": of_ann, "which": "newest", "strength": 1.0}},
+             "report": {"class_type": "PreviewAny", "inputs": {"source": ["live", 1]}}}
+    answers = {user: ask(shared_server, "POST", "/prompt", json.dumps({"prompt": graph}).encode(), comfy_user=user,
+                         Content_Type="application/json").json for user in (ann, bob)}
+    shared_server.result(answers[ann]["prompt_id"])
+    assert f"There is no job '{of_ann}' here" in str(answers[bob]["node_errors"])
 
 
 @pytest.mark.parametrize("user", [None, "", "nobody", "__system", "../default", "default"])

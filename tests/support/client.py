@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from comfyui import Server
@@ -17,6 +18,11 @@ def pixels(server: Server, outputs: dict, node: str = "image") -> np.ndarray:
 def newest_job(server: Server) -> str:
     """The id of the job that was started last."""
     return server.get("/livelora/jobs")[-1]["job"]
+
+
+def job_folder(server: Server, job: str, user: str = "default") -> Path:
+    """Where a job lies on disk."""
+    return server.base / "user" / user / "livelora" / "jobs" / job
 
 
 def sample(server: Server, job: str, name: str) -> Image.Image:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 from client import newest_job
 from comfyui import Server
 from graphs import training, with_preview
 
 
-def folder(server: Server, job: str, user: str = "default") -> Path:
-    """Of a job, on disk."""
-    return server.base / "user" / user / "livelora" / "jobs" / job
+def wait_for(server: Server, job: str, condition: Callable[[dict], bool], seconds: float = 600) -> dict:
+    """Waits until a job says something, and gives all that it says then."""
+    end = time.monotonic() + seconds
+    while not condition(facts := server.get(f"/livelora/jobs/{job}")):
+        if time.monotonic() > end:
+            raise TimeoutError(f"job {job} is {facts['state']} at step {facts['step']}: {facts['message']}")
+        time.sleep(0.05)
+    return facts
 
 
 def start(server: Server, seed: int, steps: int = 400, **changes) -> str:

@@ -24,11 +24,6 @@ def troubled_server(base: Path, *arguments: str) -> Server:
     return server
 
 
-def job_folder(server: Server, job: str) -> Path:
-    """Where a job lies."""
-    return server.base / "user" / "default" / "livelora" / "jobs" / job
-
-
 def failing(error: str, seed: int) -> dict:
     """A prompt that raises."""
     return {"fail": {"class_type": "TroublemakerFail", "inputs": {"error": error, "seed": seed}}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import browser as on_this_machine
 import pytest
@@ -67,18 +66,3 @@ def nothing_trains_on(server, wait_for):
 
     for facts in server.get("/livelora/jobs"):
         wait_for(server, facts["job"], rests)
-
-
-@pytest.fixture
-def wait_for():
-    """Waits until a job says something, and gives all that it says then."""
-
-    def wait_for(server: Server, job: str, condition, seconds: float = 600) -> dict:
-        end = time.monotonic() + seconds
-        while not condition(facts := server.get(f"/livelora/jobs/{job}")):
-            if time.monotonic() > end:
-                raise TimeoutError(f"job {job} is {facts['state']} at step {facts['step']}: {facts['message']}")
-            time.sleep(0.1)
-        return facts
-
-    return wait_for

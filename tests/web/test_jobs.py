@@ -145,7 +145,7 @@ def test_a_refused_action_says_why(page, server, wait_for):
     act(server, job, "stop")
     wait_for(server, job, lambda facts: facts["state"] == "stopped")
     press(page, "pause")
-    assert toast(page) == ("This job is stopped, so 'pause' is not possible. It is when a job is queued, preparing or "
+    assert toast(page) == ("This job is stopped, so 'pause' is not possible. It must be queued, preparing or "
                            "training.")
     assert page.problems == []
 

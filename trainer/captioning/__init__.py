@@ -1,1 +1,1 @@
-"""Captions from models that look at pictures: the engines, what is done with their words, and a run over a dataset."""
+"""Captions images with models that look at them: the engines, what is done with their words, a run over a dataset."""

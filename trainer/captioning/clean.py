@@ -1,4 +1,4 @@
-"""What is done with the words of an engine before they are a caption."""
+"""Cleans and edits the words of an engine before they become a caption."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ARROW = re.compile(r"\s*(?:→|->|=>)\s*")
 
 
 def plain(text: str) -> str:
-    """A language model's answer as one line: without its thoughts, also those it did not finish, Markdown, an
-    introduction such as "Here is a caption:", and quotation marks around all of it."""
+    """Returns a language model's answer as one line, without its thoughts (also those it did not finish), without
+    Markdown, an introduction such as "Here is a caption:", and quotation marks around all of it."""
     text = re.sub(r"^.*</think(?:ing)?>", "", text, flags=re.DOTALL)  # the opening tag can be part of the question
     text = re.sub(r"<think(?:ing)?>.*$", "", text, flags=re.DOTALL)
     text = " ".join(_without_markdown(text).split())
@@ -41,12 +41,13 @@ def _without_quotes(text: str) -> str:
 
 
 def word_list(text: str) -> tuple[str, ...]:
-    """Words or phrases between commas or on lines of their own."""
+    """Returns the words or phrases that stand between commas or on lines of their own."""
     return tuple(word for part in re.split(r"[,\n]", text) if (word := " ".join(part.split())))
 
 
 def replacements(text: str) -> tuple[tuple[str, str], ...]:
-    """`old → new` on each line; `->` and `=>` will do. Raises ValueError for a line that is something else."""
+    """Returns the pairs (old, new) of a text with `old → new` on each line. `->` and `=>` will do as well. Raises
+    ValueError for a line that is something else."""
     pairs = []
     for line in filter(None, map(str.strip, text.splitlines())):
         old, *new = _ARROW.split(line)
@@ -57,21 +58,22 @@ def replacements(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def edit(text: str, banned: tuple[str, ...], replaced: tuple[tuple[str, str], ...]) -> str:
-    """Replaces, then removes whole words and phrases in any case, and tidies up the commas around what is gone."""
+    """Replaces words and phrases, then removes the banned ones, and tidies up the commas around what is gone. Finds
+    them in upper and lower case, but only as whole words."""
     for old, new in (*replaced, *((word, "") for word in banned)):
         text = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _, new=new: new, text, flags=re.IGNORECASE)
     return tidy(text) if banned or replaced else text
 
 
 def tidy(text: str) -> str:
-    """No spaces before a comma or full stop, no commas without words between them."""
+    """Removes spaces before a comma or full stop, and commas that have no words between them."""
     text = re.sub(r"\s+([,.;!?])", r"\1", " ".join(text.split()))
     text = re.sub(r"([,;])(?:\s*[,;])+", r"\1", text)
     return re.sub(r"[,;]+(?=[.!?])", "", text).strip(" ,;")
 
 
 def join(present: str, new: str) -> str:
-    """A caption with more words behind it, as a sentence behind a sentence and a tag behind a tag."""
+    """Adds words to the end of a caption: a sentence after a sentence, a tag after a tag."""
     if not (present and new) or present.endswith(new):
         return present or new
     return f"{present} {new}" if present[-1] in ".!?" else f"{present.rstrip(' ,;')}, {new}"

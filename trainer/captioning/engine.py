@@ -1,4 +1,4 @@
-"""What an engine is: something that looks at one picture after another and says what it sees."""
+"""Defines an engine: something that looks at one picture after another and says what it sees."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from typing import Protocol
 from torch import Tensor
 
 Describe = Callable[[Tensor, int], str]
-"""A picture (h, w, 3) in 0…1 on the CPU and a seed → what is on it, in one line; empty if nothing can be said."""
+"""Takes a picture (h, w, 3) in 0…1 on the CPU and a seed, and returns what the picture shows, in one line. The line is
+empty if nothing can be said."""
 
 
 class Engine(Protocol):
-    """Is loaded when it is opened and unloaded when it is left, and draws nothing from the global random numbers."""
+    """Describes pictures. It is loaded when it is opened and unloaded when it is closed, and draws nothing from the
+    global random numbers."""
 
     @property
     def name(self) -> str:
-        """What it is, for a person."""
+        """Returns the engine's name, for a person to read."""
         ...
 
     @property
     def settings(self) -> tuple[str | float, ...]:
-        """What its words depend on beside the picture and the seed."""
+        """Returns everything that the engine's words depend on besides the picture and the seed."""
         ...
 
     @property
     def max_side(self) -> int:
-        """Larger pictures are scaled down to this many pixels on their longer side."""
+        """Returns the most pixels that the longer side of a picture may have. Larger pictures are scaled down to it."""
         ...
 
     def opened(self) -> AbstractContextManager[Describe]:
-        """Raises ValueError or RuntimeError, before any picture, if it cannot work."""
+        """Loads the engine and yields the function that describes pictures. Raises ValueError or RuntimeError, before
+        any picture, if it cannot work."""
         ...

@@ -1,4 +1,4 @@
-"""What a model that can follow instructions is asked to do, for each kind of LoRA.
+"""Holds what a model that can follow instructions is asked to write, for each kind of LoRA.
 
 A LoRA learns what its captions leave out, as the meaning of its trigger word."""
 

@@ -1,4 +1,4 @@
-"""Captions for the images of a dataset, each kept as soon as it is there."""
+"""Captions the images of a dataset, and keeps each caption as soon as it is there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Scope captions are written, and how they read."""
+    """Says which captions are written, and how they read."""
 
     template: str = "{trigger}, {caption}"
     which: Scope = "all"
@@ -39,22 +39,23 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """What came of it."""
+    """Holds what a run over a dataset has changed."""
 
     dataset: Dataset
     changes: tuple[tuple[str, str, str], ...]
-    """An image's name, its caption before and after."""
+    """The images whose captions changed: the name, the caption before, and the caption after."""
     problems: tuple[str, ...]
-    """A sentence for each image that has no new caption though it should."""
+    """A sentence for each image that should have a new caption and has none."""
 
 
 def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
             tell: Callable[[int, int], None] = lambda done, total: None) -> Captioned:
-    """Writes captions with an engine, or edits those that are there if there is none.
+    """Writes captions with an engine, or edits those that are there if no engine is given.
 
-    If it is ended from without, the files written so far stay, and the next run with the same engine, settings and seed
-    goes on from what `scratch` holds. `tell` hears how many of how many images are done. Raises ValueError for a
-    template or a plan that cannot be, and RuntimeError if the engine fails on every image."""
+    If a run is interrupted, the files written so far stay, and the next run with the same engine, settings and seed
+    goes on from what `scratch` holds. `tell` is called with the number of images that are done and the number of all.
+    Raises ValueError for a template or a plan that is impossible, and RuntimeError if the engine fails on every image.
+    """
     captions.check_template(plan.template)
     if plan.which == "append" and engine is None:
         raise ValueError("which is 'append', but no engine is chosen whose words could be added. Choose an engine, or "
@@ -64,7 +65,7 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
     check_editable(wanted)
     texts: dict[Path, str] = {}
     problems: list[str] = []
-    with contextlib.closing(_words(wanted, plan, engine, scratch, problems)) as spoken:  # unloads it, whatever happens
+    with contextlib.closing(_words(wanted, plan, engine, scratch, problems)) as spoken:  # always unloads the engine
         for done, (item, words) in enumerate(spoken, start=1):
             if words is not None:
                 text = texts[item.path] = _compose(item, words, plan, dataset.trigger_word)
@@ -86,7 +87,8 @@ def _compose(item: Item, words: str, plan: Plan, trigger: str) -> str:
 
 def _words(items: list[Item], plan: Plan, engine: Engine | None, scratch: Path,
            problems: list[str]) -> Generator[tuple[Item, str | None]]:
-    """What the template's {caption} stands for in each; None, and a problem, where there is nothing."""
+    """Yields each image with what the template's {caption} stands for. Where there is nothing, yields None instead and
+    adds a sentence to `problems`."""
     if engine is None:
         yield from ((item, item.own_caption) for item in items)
         return
@@ -122,11 +124,11 @@ def _ask(describe: Describe, item: Item, max_side: int, seed: int, problems: lis
 
 
 def shown_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Width and height with the longer side at most `max_side`, in the same proportion. Nothing is enlarged."""
+    """Returns the width and height with the longer side at most `max_side`, in proportion. Enlarges nothing."""
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def seed_of(seed: int, digest: str) -> int:
-    """An image's own seed below 2⁶³: the same wherever it stands in the dataset."""
+    """Returns an image's own seed, below 2⁶³. It is the same wherever the image stands in the dataset."""
     return int.from_bytes(hashlib.sha256(f"{seed} {digest}".encode()).digest()[:8], "big") >> 1

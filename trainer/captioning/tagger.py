@@ -1,4 +1,4 @@
-"""Taggers of the WD14 kind: an ONNX file that gives each of its tags a probability.
+"""Captions pictures with a tagger of the WD14 kind: an ONNX file that gives each of its tags a probability.
 
 Shapes: N tags, S the side of the square that the model takes."""
 
@@ -21,21 +21,21 @@ from ..disk.packages import require
 from .engine import Describe
 
 GENERAL, CHARACTER = 0, 4
-"""Categories in selected_tags.csv. Others, such as 9 (rating), are left out."""
+"""The categories in selected_tags.csv that are kept. Others, such as 9 (rating), are left out."""
 USUAL_SIDE = 448
-"""Of the WD14 taggers, for a graph that does not say."""
+"""The side of the square in pixels that WD14 taggers take, for a graph that does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tagger:
-    """A local ONNX tagger, on the CPU, with its table of tags beside it (selected_tags.csv or the same name with .csv:
-    tag_id, name, category, count)."""
+    """Describes pictures with a local ONNX tagger on the CPU. Its table of tags (tag_id, name, category, count) lies
+    beside it, as selected_tags.csv or under its own name with .csv."""
 
     path: Path
     general: float = 0.35
-    """Tags of what is to be seen are kept from this probability on."""
+    """The lowest probability with which a tag of what can be seen is kept."""
     character: float = 0.85
-    """The same for names of characters."""
+    """The lowest probability with which the name of a character is kept."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,8 @@ class Tagger:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Describe]:
-        """Raises ValueError if there is no such file, no table, or the two do not belong together."""
+        """Loads the tagger and yields the function that describes pictures. Raises ValueError if there is no such file,
+        if there is no table, or if the two do not belong together."""
         tags = read_tags(table_beside(self.path))
         session: Any = require("onnxruntime").InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
         [given, *_], [gives, *_] = session.get_inputs(), session.get_outputs()
@@ -67,9 +68,10 @@ class Tagger:
         yield describe
 
     def _kept(self, tags: list[tuple[str, int]], found: np.ndarray) -> list[str]:
-        """Names of characters first, then the others, each by how sure the model is."""
+        """Returns the names of characters first, then the other tags, each by how sure the model is. Raises ValueError
+        if the values are no probabilities."""
         self._check(len(found), len(tags))
-        if not (found.min() > -0.01 and found.max() < 1.01):  # half numbers round
+        if not (found.min() > -0.01 and found.max() < 1.01):  # half precision rounds
             raise ValueError(f"{self.path.name} gives values from {found.min():.3g} to {found.max():.3g} where a "
                              "tagger gives probabilities. Choose a tagger of the WD14 kind.")
         least = {GENERAL: self.general, CHARACTER: self.character}
@@ -78,14 +80,14 @@ class Tagger:
         return [as_words(name) for *_, name in sorted(kept)]
 
     def _check(self, values: int | str | None, tags: int) -> None:
-        """A graph may not say how many values it gives."""
+        """Raises ValueError if the graph says how many values it gives and these are not as many as the tags."""
         if isinstance(values, int) and values != tags:
             raise ValueError(f"{self.path.name} gives {values} values and its table names {tags} tags. Put the "
-                             "selected_tags.csv beside it that belongs to it.")
+                             "selected_tags.csv that belongs to this tagger beside it.")
 
 
 def table_beside(path: Path) -> Path:
-    """The table of a tagger's tags. Raises ValueError if there is none, or no tagger."""
+    """Returns the path of the table with a tagger's tags. Raises ValueError if there is no table, or no tagger."""
     if path.suffix.lower() != ".onnx" or not path.is_file():
         raise ValueError(f"'{path}' is not an .onnx file. Give the path of a tagger of the WD14 kind, such as "
                          "/models/taggers/model.onnx, with its selected_tags.csv beside it.")
@@ -93,11 +95,12 @@ def table_beside(path: Path) -> Path:
     if found := [candidate for candidate in candidates if candidate.is_file()]:
         return found[0]
     raise ValueError(f"There is no {candidates[1].name} beside '{path}' (nor {candidates[0].name}). Download it from "
-                     "where you have the tagger, and put it there.")
+                     "where you got the tagger, and put it there.")
 
 
 def read_tags(path: Path) -> list[tuple[str, int]]:
-    """Names and categories, in the order of the model's values. Raises ValueError if it is no such table."""
+    """Returns the names and categories of the tags, in the order of the model's values. Raises ValueError if it is no
+    such table."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             return [(row["name"], int(row["category"])) for row in csv.DictReader(file)]
@@ -107,7 +110,8 @@ def read_tags(path: Path) -> list[tuple[str, int]]:
 
 
 def layout(shape: list[int | str | None]) -> tuple[int, bool]:
-    """The side S of a graph's input, and whether its channels come first. Raises ValueError if it takes no pictures."""
+    """Returns the side S of a graph's input, and whether its channels come first. Raises ValueError if the graph takes
+    no pictures."""
     if len(shape) == 4 and 3 in (shape[1], shape[3]):
         channels_first = shape[1] == 3
         side = shape[2] if channels_first else shape[1]
@@ -117,7 +121,7 @@ def layout(shape: list[int | str | None]) -> tuple[int, bool]:
 
 
 def square(picture: Tensor, side: int) -> np.ndarray:
-    """A picture (h, w, 3) in 0…1 in the middle of a white square, scaled to it: (S, S, 3) in 0…255, blue first."""
+    """Puts a picture (h, w, 3) in 0…1 in the middle of a white square and scales it: (S, S, 3) in 0…255, blue first."""
     image = to_image(picture)
     edge = max(image.size)
     page = Image.new("RGB", (edge, edge), "white")
@@ -127,5 +131,6 @@ def square(picture: Tensor, side: int) -> np.ndarray:
 
 
 def as_words(tag: str) -> str:
-    """Underscores are spaces, but in faces made of characters such as >_< and 0_0: no two letters stand together."""
+    """Turns the underscores of a tag into spaces. Faces made of characters, such as >_< and 0_0, keep them: no two
+    letters stand together in them."""
     return tag.replace("_", " ") if re.search(r"[^\W_]{2}", tag) else tag

@@ -1,4 +1,5 @@
-"""Vision-language models of transformers from a folder on this machine: its own classes, its weights in safetensors.
+"""Captions pictures with a vision-language model from a folder on this machine. The classes are transformers' own, and
+the weights are safetensors.
 
 Nothing is downloaded, and no code or pickle that comes with a model is run."""
 
@@ -23,23 +24,25 @@ from .engine import Describe
 
 FLORENCE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>", "<OCR>")
 CAPTIONERS = ("blip", "blip-2", "git", "instructblip")
-"""Kinds that begin a caption unasked; a question is optional and put to them as it is."""
+"""The kinds of models that caption without being asked. A question is optional, and is put to them as it is."""
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionFolder:
-    """A model's folder, as it is downloaded from a hub: config.json, safetensors, processor and tokenizer files."""
+    """Describes pictures with a model in a folder, as it is downloaded from a hub: config.json, safetensors, processor
+    and tokenizer files."""
 
     path: Path
     prompt: str
-    """What it is asked to do; for Florence-2 one of its tasks, else a long description."""
+    """What the model is asked. Florence-2 takes only one of its tasks, and describes at length if none is given."""
     device: torch.device
     max_length: int = 256
-    """Tokens of an answer at most."""
+    """The longest answer, in tokens."""
     max_side: int = 512
     own_prompt: bool = False
-    """Whether a person wrote `prompt`. Kinds that cannot follow instructions are then refused, or asked it."""
+    """Whether a person wrote `prompt`. If so, CAPTIONERS are asked it, and Florence-2 refuses it unless it is a task.
+    If not, CAPTIONERS are asked nothing."""
 
     @property
     def name(self) -> str:
@@ -51,12 +54,13 @@ class VisionFolder:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Describe]:
-        """Raises ValueError for a folder that is no such model, RuntimeError if transformers is missing or too old."""
+        """Loads the model and yields the function that describes pictures. Raises ValueError for a folder that is no
+        such model or a prompt that it cannot follow, and RuntimeError if transformers is missing or too old."""
         kind = model_type(self.path)
         self._check_prompt(kind)
         check_known(self.path, kind)
         processor = require("transformers").AutoProcessor.from_pretrained(self.path, **LOCAL)
-        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16  # CPUs are slow with half numbers
+        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16  # CPUs are slow with half precision
         model = load(self.path, kind, dtype).to(self.device).eval()
         ask = self._ask_florence if kind == "florence2" else self._ask
 
@@ -94,12 +98,13 @@ class VisionFolder:
         return processor.decode(found, skip_special_tokens=True)
 
     def _question(self, processor: Any, kind: str) -> str:
-        """The prompt as this model's chats read, with its mark for the picture."""
+        """Returns the prompt in the form of this model's chats, with its mark for the picture. Raises ValueError if the
+        model has no chat template, or one without a place for a picture."""
         if kind in CAPTIONERS:
             return self.prompt if self.own_prompt else ""
         if not getattr(processor, "chat_template", None):
             raise ValueError(f"'{self.path.name}' has no chat template, so nothing says how this model ({kind}) is "
-                             "asked. Get its chat_template.json or chat_template.jinja from where you have the model.")
+                             "asked. Get its chat_template.json or chat_template.jinja from where you got the model.")
         mark = getattr(processor, "image_token", None)
         parts = [{"type": "image"}, {"type": "text", "text": self.prompt}]
         for content in (parts, self.prompt):  # JoyCaption's template takes a plain text and adds the mark itself
@@ -108,12 +113,13 @@ class VisionFolder:
                                                      add_generation_prompt=True, enable_thinking=False)
                 if self.prompt in chat and "{'type'" not in chat and (mark is None or mark in chat):
                     return chat
-        raise ValueError(f"The chat template of '{self.path.name}' makes no place for a picture. Choose a model that "
+        raise ValueError(f"The chat template of '{self.path.name}' has no place for a picture. Choose a model that "
                          "can see.")
 
 
 def model_type(path: Path) -> str:
-    """What config.json says the model is. Raises ValueError if the folder or the file is not there."""
+    """Returns the kind of model that config.json names. Raises ValueError if the folder, the file or the weights are
+    not there, or if the file is damaged or names no kind."""
     try:
         if not path.is_dir():
             raise ValueError(f"There is no folder '{path}'. Give the folder of a vision-language model on this "
@@ -146,7 +152,7 @@ def check_known(path: Path, kind: str) -> None:
 
 
 def load(path: Path, kind: str, dtype: torch.dtype) -> Any:
-    """The model on the CPU. Raises ValueError if some of its weights are not there."""
+    """Returns the model on the CPU. Raises ValueError if some of its weights are missing or of another shape."""
     transformers = require("transformers")
     loader = transformers.AutoModelForImageTextToText
     if kind == "florence2":
@@ -163,7 +169,7 @@ def load(path: Path, kind: str, dtype: torch.dtype) -> Any:
 
 @contextlib.contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the global random numbers, which transformers draws from, are this seed's. Outside they are as before."""
+    """Seeds the global random numbers, which transformers draws from. Restores them at the end, except those of MPS."""
     others = device.type in ("cuda", "xpu")  # fork_rng cannot keep the generator of MPS
     with torch.random.fork_rng(devices=[device] if others else [], device_type=device.type if others else "cuda"):
         torch.manual_seed(seed)

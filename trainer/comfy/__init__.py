@@ -1,1 +1,1 @@
-"""ComfyUI, spoken to in one place: the only folder that imports `comfy`, `folder_paths` and `comfy_execution`."""
+"""Speaks to ComfyUI. No other folder imports `comfy`, `folder_paths` or `comfy_execution`."""

@@ -1,8 +1,8 @@
-"""The embedded tiny FLUX.1, built from ComfyUI's own classes.
+"""Builds the tiny FLUX.1 that comes with the pack, from ComfyUI's own classes.
 
 The transformer and the VAE are trained (bench/demo_model says how). The text towers are random: a CLIP-L and a T5 of
-two layers, drawn from a fixed seed each time, which give every word a direction of its own. That is all a model that
-knows 1,738 names needs."""
+two layers, drawn from a fixed seed each time, which give every word a direction of its own. A model that knows 1,738
+names needs no more."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ T5 = {"d_model": WIDTH, "d_ff": 4 * WIDTH, "d_kv": 32, "num_heads": 4, "num_laye
 
 
 def load_demo_model(folder: Path) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE from `transformer.safetensors` and `vae.safetensors` in `folder`."""
+    """Returns MODEL, CLIP and VAE from `transformer.safetensors` and `vae.safetensors` in `folder`."""
     return load_transformer(folder / "transformer.safetensors"), make_clip(), load_vae(folder / "vae.safetensors")
 
 
 def load_transformer(path: Path) -> ModelPatcher:
-    """The transformer, sampled with the shift that its picture size asks for."""
+    """Returns the transformer, which samples with the timestep shift for its picture size."""
     model = comfy.sd.load_diffusion_model(str(path))
 
     class Sampling(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
@@ -48,12 +48,13 @@ def load_transformer(path: Path) -> ModelPatcher:
 
 
 def load_vae(path: Path) -> comfy.sd.VAE:
-    """A VAE of TAESD's shape with 16 channels, as Load VAE would load it."""
+    """Returns a VAE of TAESD's shape with 16 channels, as Load VAE would load it."""
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
 
 
 def make_clip() -> comfy.sd.CLIP:
-    """CLIP-L and T5 as DualCLIPLoader makes them for flux, with ComfyUI's own tokenizers and weights from `SEED`."""
+    """Returns CLIP-L and T5 as DualCLIPLoader makes them for flux, with ComfyUI's own tokenizers and weights from
+    `SEED`."""
 
     class Target:
         clip = comfy.text_encoders.flux.flux_clip(dtype_t5=torch.float32)
@@ -68,9 +69,10 @@ def make_clip() -> comfy.sd.CLIP:
 
 
 def _fill(towers: nn.Module) -> None:
-    """Random weights: embeddings 1, matrices 1/√inputs, half that where T5 or an MLP writes to the residual stream, so
-    that a word stays recognisable in any sentence. Positions 0.1: CLIP's one vector for a caption is then made of its
-    words, and hardly of their number. Norms are the identity, biases 0."""
+    """Draws random weights. Their standard deviation is 1 for embeddings and 1/√inputs for matrices, and half that
+    where T5 or an MLP writes to the residual stream, so that a word stays recognisable in any sentence. It is 0.1 for
+    positions: CLIP's one vector for a caption then depends on the words, and hardly on their number. Norms are the
+    identity, biases 0."""
     draw = torch.Generator().manual_seed(SEED)
     for name, param in sorted(towers.named_parameters()):
         if param.ndim < 2:

@@ -1,4 +1,4 @@
-"""What ComfyUI was started with, as far as it concerns us."""
+"""Reads the flags that ComfyUI was started with, as far as they concern us."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from comfy.cli_args import args
 
 
 def allowed_origin() -> str | None:
-    """Which other web pages may use this server: None for none, "*" for all, else one of them."""
+    """Returns which other web pages may use this server: None for none, "*" for all, else the origin of one."""
     return args.enable_cors_header
 
 
 def many_users() -> bool:
-    """Whether each request names its user."""
+    """Returns whether each request names its user."""
     return args.multi_user

@@ -1,4 +1,4 @@
-"""The model, CLIP and VAE that are wired into a train node, as training sees them (`trainer.host.Host`).
+"""Makes a `model.host.Host` of the model, CLIP and VAE that are wired into a train node.
 
 Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 """
@@ -36,15 +36,14 @@ except ImportError:  # a ComfyUI without quantized checkpoints
 
 VERSION = comfyui_version.__version__
 LOADS = 3
-"""Times that loading is tried while somebody else changes what is loaded."""
+"""How often loading is tried while somebody else changes what is loaded."""
 
 
 class ComfyHost:
-    """A model in ComfyUI's hands. Nothing of the live model is ever changed."""
+    """Lets training use a model that ComfyUI has loaded. Nothing of the live model is ever changed."""
 
     def __init__(self, patcher: ModelPatcher, clip: comfy.sd.CLIP, vae: comfy.sd.VAE) -> None:
-        """Raises ValueError if the three are not a model that can be trained with encoders that fit it; touches no
-        weights."""
+        """Raises ValueError if the model cannot be trained or the encoders do not fit it. Touches no weights."""
         self.family = family_of(patcher, clip, vae)
         self._patcher, self._clip, self._vae = patcher, clip, vae
         self._base: comfy.model_base.BaseModel = patcher.model
@@ -54,16 +53,16 @@ class ComfyHost:
         self._encoders: tuple[str, str] | None = None
 
     def fingerprint(self) -> str:
-        """Of the transformer and what is patched on it: a second for a large model."""
+        """Tells apart transformers and what is patched on them. Takes a second for a large model."""
         return fingerprint(self._patcher)
 
     def image_fingerprint(self) -> str:
-        """From the VAE, the device and the version of ComfyUI, on which rounding depends, and the family's scaling."""
+        """Tells apart VAEs, the family's scaling, and devices and versions of ComfyUI, on which rounding depends."""
         return self._encoders_now()[0]
 
     def text_fingerprint(self, text: str) -> str:
-        """From CLIP, what was set on it, the device and the version of ComfyUI; empty if the text names an embedding,
-        which is a file that may change."""
+        """Tells apart CLIPs, what was set on them, devices and versions of ComfyUI. It is empty if the text names an
+        embedding, which is a file that may change."""
         return "" if "embedding:" in text else self._encoders_now()[1]
 
     def _encoders_now(self) -> tuple[str, str]:
@@ -76,11 +75,12 @@ class ComfyHost:
         return self._encoders
 
     def geometry(self) -> Geometry:
-        """The sizes on which the memory of a step depends."""
+        """Returns the sizes on which the memory of a step depends."""
         return self.family.geometry(self._live, torch.empty(0, dtype=self.dtype).element_size())
 
     def load(self, room: int) -> None:
-        """Loads the wired model as a prompt would, leaving `room` bytes of the device free."""
+        """Loads the wired model as a prompt would, and leaves `room` bytes of the device free. Raises RuntimeError if
+        ComfyUI loads it with other patches than its own."""
         for attempt in range(LOADS):
             try:
                 with torch.inference_mode():
@@ -95,15 +95,15 @@ class ComfyHost:
                                "Queue the workflow again.")
 
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
-        """A training view of the live transformer."""
+        """Returns a training view of the live transformer."""
         return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, h, w, 3) → (B, C, H, W), scaled as the transformer expects it."""
+        """Encodes images (B, h, w, 3) and returns latents (B, C, H, W), scaled as the transformer expects them."""
         return self._base.process_latent_in(encode_images(self._vae, images))
 
     def given_latents(self, latents: Tensor) -> Tensor:
-        """As a LATENT holds them → scaled. Raises ValueError if they are of another kind of VAE."""
+        """Scales latents (C, H, W), as a LATENT holds them. Raises ValueError if they come from another kind of VAE."""
         channels = self._base.latent_format.latent_channels
         if latents.shape[0] != channels:
             raise ValueError(f"The dataset's latents have {latents.shape[0]} channels, and {self.family.name} works "
@@ -111,17 +111,17 @@ class ComfyHost:
         return self._base.process_latent_in(latents[None])[0]
 
     def given_text(self, text: Text) -> Text:
-        """As a CONDITIONING holds it. Raises ValueError if it is of other text encoders."""
+        """Returns the text as a CONDITIONING holds it. Raises ValueError if it comes from other text encoders."""
         if problem := self.family.text_problem(self._live, text):
             raise ValueError(problem)
         return text
 
     def encode_text(self, text: str) -> Text:
-        """What CLIPTextEncode would give, on the CPU."""
+        """Returns what CLIPTextEncode would give, on the CPU."""
         return encode_text(self._clip, text)
 
     def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
-        """One forward for each text length in the batch: captions are never padded to each other."""
+        """Runs one forward for each text length in the batch, because captions are never padded to each other."""
         parts: list[Tensor] = [noisy] * len(texts)
         for indices in by_length(texts):
             pred = self._forward(view, noisy[indices], sigmas[indices], [texts[i] for i in indices], guidance)
@@ -130,7 +130,7 @@ class ComfyHost:
         return torch.stack(parts)
 
     def _forward(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
-        """As BaseModel._apply_model calls the transformer."""
+        """Calls the transformer as BaseModel._apply_model does."""
         conditions = self._base.extra_conds(noise=noisy, device=self.device, guidance=guidance,
                                             **side_by_side(texts, self.device))
         size = {"batch_size": len(texts), "device": self.device}
@@ -142,24 +142,25 @@ class ComfyHost:
         return pred.float()
 
     def undisturbed(self) -> bool:
-        """Whether the wired model is still loaded with its own patches. "Unload models" and an out-of-memory error
-        elsewhere take no lease."""
+        """Returns whether the wired model is still loaded with its own patches. "Unload models" and an out-of-memory
+        error elsewhere take it away without the lease."""
         return is_loaded(self._patcher)
 
     def sampler(self, lora: dict[str, Tensor], strength: float) -> Sampler:
-        """KSampler on the wired model with the LoRA applied by ComfyUI's own loader."""
+        """Returns a function that draws as KSampler does, on the wired model with the LoRA applied by ComfyUI's own
+        loader."""
         with torch.inference_mode():
             patched = with_lora(self._patcher, lora, strength)
 
         return partial(draw, patched, self._vae)
 
     def hand_back_interrupt(self) -> None:
-        """Sets the flag again that our work has eaten."""
+        """Sets ComfyUI's interrupt flag again, which was cleared when it stopped our work."""
         mm.interrupt_current_processing(True)
 
 
 def fingerprint(patcher: ModelPatcher) -> str:
-    """From the start of every weight, unpatched, and of every patch."""
+    """Returns a hash of the start of every weight, unpatched, and of the start of every patch."""
     digest = hashlib.sha256()
     for key, value in patcher.model.named_parameters():
         unpatched = patcher.backup.get(key)
@@ -172,8 +173,8 @@ def fingerprint(patcher: ModelPatcher) -> str:
 
 
 def fetch(live: Any, like: Tensor) -> Weight:
-    """The weight of a live module in the device and dtype of `like`: cast, dequantized, streamed and patched as ComfyUI
-    would for inference. It may lie in a buffer that the next layer overwrites."""
+    """Returns the weight of a live module in the device and dtype of `like`: cast, dequantized, streamed and patched as
+    ComfyUI would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
         return Weight(None, None, _nothing)
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
@@ -201,8 +202,8 @@ def _nothing() -> None:
 
 
 def _parts(patch: Any) -> bytes:
-    """What tells a weight patch apart: the tensors and numbers of an adapter with `weights`, of a tuple such as
-    ("diff", (tensor,)), or a tensor."""
+    """Returns bytes that tell a weight patch apart. A patch is an adapter with `weights`, a tuple such as
+    ("diff", (tensor,)), or a tensor; the bytes come from its tensors and numbers."""
     if torch.is_tensor(patch):
         return _start(patch)
     if isinstance(patch, (int, float, str)):
@@ -211,13 +212,13 @@ def _parts(patch: Any) -> bytes:
 
 
 def _start(tensor: Tensor) -> bytes:
-    """The first bytes of a tensor, quantized or not."""
+    """Returns the first bytes of a tensor, quantized or not."""
     raw = getattr(tensor, "_qdata", tensor)
     return raw.detach().reshape(-1)[:64].contiguous().view(torch.uint8).cpu().numpy().tobytes()
 
 
 def with_lora(patcher: ModelPatcher, lora: dict[str, Tensor], strength: float = 1.0) -> ModelPatcher:
-    """A clone of the model with a LoRA applied by ComfyUI's own loader; the wired one stays as it is."""
+    """Returns a clone of the model with a LoRA applied by ComfyUI's own loader. The wired model stays as it is."""
     patched, _ = comfy.sd.load_lora_for_models(patcher, None, write(lora, "ComfyUI", FAMILIES), strength, 0.0)
     assert patched is not None, "it is None only if the model is"
     return patched

@@ -1,4 +1,5 @@
-"""ComfyUI's stop button: one flag, read and cleared by whatever looks first, raising what is no Exception."""
+"""Makes ComfyUI's stop button usable for training. The button sets one flag. Whatever looks at it first clears it and
+raises something that is no Exception."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ..model.host import Interrupted
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Inside, an interruption is raised as `Interrupted`, which training can catch."""
+    """While inside, an interruption is raised as `Interrupted`, which training can catch."""
     try:
         yield
     except mm.InterruptProcessingException as err:

@@ -1,4 +1,4 @@
-"""Where ComfyUI keeps things."""
+"""Knows where ComfyUI keeps its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ PACK_DATASETS = Path(__file__).resolve().parents[2] / "example_workflows"
 
 
 def dataset_folder(text: str) -> Path:
-    """An absolute path as it is; else a folder under ComfyUI's input, or one that comes with LiveLoRA (demo_dataset).
+    """Returns an absolute path as it is, else a folder under ComfyUI's input or one that comes with LiveLoRA
+    (demo_dataset).
 
     Raises ValueError if the text is empty or leads out of the input folder."""
     if not _bare(text):
@@ -29,9 +30,9 @@ def dataset_folder(text: str) -> Path:
 
 
 def table_path(text: str) -> Path:
-    """An absolute path as it is; else a file under ComfyUI's input folder.
+    """Returns an absolute path as it is, else a file under ComfyUI's input folder.
 
-    Raises ValueError if it is no .csv or .jsonl or leads out of the input folder."""
+    Raises ValueError if it is no .csv or .jsonl file or leads out of the input folder."""
     path, home = _path(text), Path(folder_paths.get_input_directory())
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"A table is a .csv or a .jsonl file, got '{text}'. Give an absolute path, or a name under "
@@ -42,7 +43,8 @@ def table_path(text: str) -> Path:
 
 
 def absolute_path(text: str, name: str, what: str) -> Path:
-    """A path anywhere, as the input `name` has it. Raises ValueError if it is not absolute."""
+    """Returns the path that a person typed into the input `name`. Raises ValueError if it is not absolute; the message
+    says that it must lead to `what`."""
     path = _path(text)
     if not path.is_absolute():
         raise ValueError(f"{name} must be the absolute path of {what}, got '{text}'.")
@@ -54,27 +56,28 @@ def _path(text: str) -> Path:
 
 
 def _bare(text: str) -> str:
-    """Windows copies paths in quotation marks."""
+    """Removes spaces and quotation marks around a path. Windows copies paths in quotation marks."""
     return text.strip().strip('"')
 
 
 def loras_folder() -> Path:
-    """Where new LoRAs go: the first of ComfyUI's loras folders."""
+    """Returns the folder for new LoRAs: the first of ComfyUI's loras folders."""
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
 def lora_names() -> list[str]:
-    """LoRA files as Load LoRA lists them."""
+    """Returns the names of LoRA files as Load LoRA lists them."""
     return folder_paths.get_filename_list("loras")
 
 
 def lora_path(name: str) -> Path:
-    """The file of a LoRA by its name in that list."""
+    """Returns the file of a LoRA, given its name in Load LoRA's list."""
     return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
 def own_folder(user: str) -> Path:
-    """Where a person's jobs and encodings live. Raises ValueError if ComfyUI cannot have a user of that name."""
+    """Returns the folder for a person's jobs and encodings. Raises ValueError if ComfyUI cannot have a user of that
+    name."""
     folder = folder_paths.get_public_user_directory(user)
     if folder is None or Path(folder).parent != Path(folder_paths.get_user_directory()):
         raise ValueError(f"ComfyUI has no user '{user}'.")

@@ -1,4 +1,4 @@
-"""The progress bar of the node that runs, in the prompt's own thread."""
+"""Moves the progress bar of the node that runs. It is called in the prompt's own thread."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ import comfy.utils
 
 
 def show_progress(done: int, total: int) -> None:
-    """Raises ComfyUI's InterruptProcessingException if its stop button was pressed."""
+    """Moves the bar to `done` of `total`. Raises ComfyUI's InterruptProcessingException if its stop button was
+    pressed."""
     comfy.utils.ProgressBar(total).update_absolute(done)

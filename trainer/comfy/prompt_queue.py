@@ -1,4 +1,4 @@
-"""ComfyUI's queue of prompts: looking in, and putting in one of our own as its route POST /prompt does.
+"""Looks into ComfyUI's queue of prompts, and puts in prompts of our own as its route POST /prompt does.
 
 `server` is ComfyUI's PromptServer. What that route does is the same in 0.20.1, 0.27.0 and 0.30.0."""
 
@@ -15,17 +15,17 @@ import execution
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A prompt that ComfyUI will take."""
+    """Holds a prompt that ComfyUI has checked and will take."""
 
     id: str
     prompt: dict[str, Any]
-    """API form."""
+    """The prompt in API form."""
     outputs: list[str]
-    """Ids of the output nodes that will run."""
+    """The ids of the output nodes that will run."""
 
 
 async def validate(server: Any, prompt: dict[str, Any], node: str) -> Ready:
-    """Checks a prompt (API form) of which the output node `node`, and what it needs, shall run.
+    """Checks whether the output node `node` of a prompt (API form), and what it needs, can run.
 
     Raises ValueError with ComfyUI's own messages if it cannot."""
     prompt_id, prompt = str(uuid.uuid4()), copy.deepcopy(prompt)  # since 0.27 an id is a UUID in this form
@@ -37,8 +37,8 @@ async def validate(server: Any, prompt: dict[str, Any], node: str) -> Ready:
 
 
 def put(server: Any, ready: Ready, extra: dict[str, Any]) -> None:
-    """Queues it behind those that wait. `extra`: ComfyUI's extra_data, such as client_id and extra_pnginfo. Called in
-    the server's event loop."""
+    """Queues a prompt behind those that wait. `extra` is ComfyUI's extra_data, such as client_id and extra_pnginfo. It
+    is called in the server's event loop."""
     number = server.number
     server.number += 1
     extra = {**extra, "create_time": int(time.time() * 1000)}
@@ -46,18 +46,18 @@ def put(server: Any, ready: Ready, extra: dict[str, Any]) -> None:
 
 
 def is_queued(server: Any, prompt_id: str) -> bool:
-    """Whether a prompt runs or waits to run."""
+    """Returns whether a prompt runs or waits to run."""
     running, waiting = server.prompt_queue.get_current_queue_volatile()
     return any(item[1] == prompt_id for item in (*running, *waiting))
 
 
 def tasks(server: Any) -> int:
-    """How many prompts run or wait to run."""
+    """Returns how many prompts run or wait to run."""
     return server.prompt_queue.get_tasks_remaining()
 
 
 def _readable(error: dict[str, Any], node_errors: dict[str, Any]) -> str:
-    """ComfyUI's two kinds of errors as one text: those of nodes where there are any, else that of the prompt."""
+    """Returns ComfyUI's errors as one text: those of the nodes if there are any, else that of the prompt."""
     found = [f"{entry['class_type']} (node {node}): {_sentence(problem)}"
              for node, entry in node_errors.items() for problem in entry["errors"]]
     return "; ".join(found) or _sentence(error)

@@ -1,4 +1,4 @@
-"""Preview pictures by ComfyUI's own sampler, with the same numbers as its KSampler node."""
+"""Draws preview pictures with ComfyUI's own sampler, with the same numbers as its KSampler node."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ TRIES = 3
 
 def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, settings: SampleSettings,
          give_way: Callable[[], bool]) -> Tensor:
-    """A picture (h, w, 3) in 0…1, pixel for pixel that of KSampler on an empty latent. The LoRA is in `model`;
-    `settings.strength` is not looked at.
+    """Draws a picture (h, w, 3) in 0…1, pixel for pixel as KSampler does on an empty latent. The LoRA is already in
+    `model`, so `settings.strength` is ignored.
 
-    `give_way` is asked in every sampler step; when it is true, GiveWay is raised. A picture during which somebody took
-    the model off its device is drawn again. Raises Interrupted, and RuntimeError if that happened three times."""
+    `give_way` is called in every sampler step; when it returns True, GiveWay is raised. If somebody takes the model off
+    its device, the picture is drawn again. Raises RuntimeError if that happens three times, and Interrupted."""
     for attempt in range(TRIES):
         try:
             latents = _latents(model, prompt, negative, settings, give_way)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # a step whose weights leave the device under it fails; so may one of its own accord
+        except RuntimeError:  # a step fails if its weights leave the device; it may also fail for reasons of its own
             if is_loaded(model) or attempt == TRIES - 1:
                 raise
         else:
@@ -47,9 +47,9 @@ def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, s
 
 
 def is_loaded(model: ModelPatcher) -> bool:
-    """Whether the model is where a load left it, with its own patches: /free and "Unload Models" take it away at any
-    time, and what is computed afterwards is without its LoRA."""
-    patches = model.model.current_weight_patches_uuid  # goes first; under DynamicVRAM it stays, and only the list tells
+    """Returns whether the model is where a load left it, with its own patches. /free and "Unload Models" may take it
+    away at any time, and what is computed afterwards lacks its LoRA."""
+    patches = model.model.current_weight_patches_uuid  # cleared first; DynamicVRAM keeps it, so ask the list too
     return patches == model.patches_uuid and any(loaded is model for loaded in mm.loaded_models())
 
 
@@ -81,7 +81,8 @@ def _conditioning(text: Text, settings: SampleSettings) -> list:
 
 @contextlib.contextmanager
 def _global_rng_restored() -> Iterator[None]:
-    """Samplers seed PyTorch's global generators (`torch.manual_seed`); a prompt must not notice that we drew."""
+    """Restores PyTorch's global generators afterwards. Samplers seed them (`torch.manual_seed`), and a prompt must not
+    notice that we drew."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield

@@ -1,4 +1,4 @@
-"""Captions through the wired CLIP.
+"""Encodes captions with the wired CLIP.
 
 Shapes: L tokens, D width of the text encoder.
 """
@@ -15,7 +15,8 @@ from .interrupts import translated
 
 
 def encode_text(clip: comfy.sd.CLIP, caption: str) -> Text:
-    """What CLIPTextEncode gives: `cond` (1, L, D), `pooled_output` and whatever else the encoder adds, on the CPU."""
+    """Returns what CLIPTextEncode gives: `cond` (1, L, D), `pooled_output` and whatever else the encoder adds, on the
+    CPU."""
     with torch.inference_mode(), translated():
         [cond, extra], *_ = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
     found = {"cond": cond, **extra}
@@ -23,7 +24,7 @@ def encode_text(clip: comfy.sd.CLIP, caption: str) -> Text:
 
 
 def by_length(texts: list[Text]) -> list[list[int]]:
-    """Indices of texts of equal token count."""
+    """Groups the indices of texts by their number of tokens."""
     groups: dict[int, list[int]] = {}
     for index, text in enumerate(texts):
         groups.setdefault(text["cond"].shape[1], []).append(index)
@@ -31,6 +32,6 @@ def by_length(texts: list[Text]) -> list[list[int]]:
 
 
 def side_by_side(texts: list[Text], device: torch.device) -> dict[str, Any]:
-    """Texts of equal length side by side, by the names that `extra_conds` knows."""
+    """Joins texts of equal length into one batch, under the names that `extra_conds` knows."""
     joined = {name: torch.cat([t[name] for t in texts]).to(device) for name in ("cond", "pooled_output")}
     return {"cross_attn": joined["cond"], "pooled_output": joined["pooled_output"]}

@@ -1,4 +1,4 @@
-"""Captions by ComfyUI's own text generation: a wired CLIP that can see, as its Generate Text node runs it."""
+"""Captions pictures with a wired CLIP that can see, by ComfyUI's text generation, as its Generate Text node does."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from ..captioning.engine import Describe
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 64, "top_p": 0.95, "min_p": 0.05,
             "repetition_penalty": 1.05, "presence_penalty": 0.0}
-"""The defaults of ComfyUI's Generate Text."""
+"""How answers are drawn: the defaults of ComfyUI's Generate Text."""
 QUESTION = {"skip_template": False, "min_length": 1, "thinking": False}
-"""The same. Tokenizers pass over what they do not know, in every version since 0.20.1."""
+"""How questions are made into tokens: the defaults of ComfyUI's Generate Text. Tokenizers ignore options that they
+do not know, in every version since 0.20.1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextModel:
-    """A text encoder that can see and answer, such as Qwen3-VL, Qwen3.5 or Gemma."""
+    """Describes pictures with a text encoder that can see and answer, such as Qwen3-VL, Qwen3.5 or Gemma."""
 
     clip: comfy.sd.CLIP
     prompt: str
     max_length: int = 256
-    """Tokens of an answer at most."""
+    """The longest answer, in tokens."""
     max_side: int = 512
 
     @property
@@ -45,7 +46,8 @@ class TextModel:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Describe]:
-        """Raises ValueError for a text encoder that cannot see or cannot answer. The model is unloaded in the end."""
+        """Yields the function that describes pictures. The model is unloaded at the end. Raises ValueError for a text
+        encoder that cannot see or cannot answer."""
         check_sees(self.clip)
         sampling = accepted(self.clip.generate, SAMPLING)
 
@@ -62,18 +64,18 @@ class TextModel:
 
 
 def accepted(function: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that a function takes in this version of ComfyUI."""
+    """Returns the options that a function takes in this version of ComfyUI, without those that it does not take."""
     known = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
     return {name: value for name, value in options.items() if takes_all or name in known}
 
 
 def ask(clip: comfy.sd.CLIP, prompt: str, picture: Tensor) -> Any:
-    """Tokens of a question about a picture (h, w, 3)."""
+    """Returns the tokens of a question about a picture (h, w, 3)."""
     image = picture[None]
     options = accepted(clip.tokenize, QUESTION)
     tokens = clip.tokenize(prompt, image=image, **options)
-    if not _shows_picture(tokens):  # the tokenizer of Qwen-Image's Qwen2.5-VL takes a list alone
+    if not _shows_picture(tokens):  # the tokenizer of Qwen-Image's Qwen2.5-VL takes only a list
         tokens = clip.tokenize(prompt, images=[image], **options)
     return tokens
 
@@ -97,7 +99,7 @@ def check_sees(clip: comfy.sd.CLIP) -> None:
 
 
 def _shows_picture(tokens: Any) -> bool:
-    """Whether a tokenizer has put a picture among the tokens."""
+    """Returns whether a tokenizer has put a picture among the tokens."""
     if isinstance(tokens, dict):
         return tokens.get("type") == "image" or any(_shows_picture(part) for part in tokens.values())
     return isinstance(tokens, (list, tuple)) and any(_shows_picture(part) for part in tokens)
@@ -111,14 +113,14 @@ def unload(clip: comfy.sd.CLIP) -> None:
 
 
 def device() -> torch.device:
-    """Where ComfyUI would put a model."""
+    """Returns the device on which ComfyUI would put a model."""
     return mm.get_torch_device()
 
 
 @contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
-    """Before: has ComfyUI unload what is in the way of a model whose weights are in a folder. After: what that model
-    took is given back."""
+    """Makes ComfyUI unload what is in the way of a model whose weights are in a folder. At the end, gives back the
+    memory that this model took."""
     if device().type != "cpu":
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         mm.free_memory(1.3 * size + mm.minimum_inference_memory(), device())

@@ -1,4 +1,4 @@
-"""Tokens of captions, counted by the wired CLIP's own tokenizers."""
+"""Counts the tokens of captions with the wired CLIP's own tokenizers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import comfy.sd
 from .families import FAMILIES
 
 CLIP_TOKENS = 75
-"""What CLIP takes at once, 77, without its start and its end."""
+"""The tokens that CLIP takes at once: 77 without its start and its end."""
 CLIP_PARTS = {"l", "g", "h"}
 
 
 def counter(clip: comfy.sd.CLIP) -> tuple[Callable[[str], int], int]:
-    """How many tokens a caption has, and how many the model is made for.
+    """Returns a function that counts the tokens of a caption, and the number of tokens that the model is made for.
 
-    Counted as a person would: without start, end and padding. Of several tokenizers, the one that needs most counts."""
+    Tokens are counted as a person would: without start, end and padding. Of several tokenizers, the one that needs the
+    most tokens counts."""
     parts = set(clip.tokenize(""))
     around = _count(clip, "")
 
@@ -31,6 +32,7 @@ def counter(clip: comfy.sd.CLIP) -> tuple[Callable[[str], int], int]:
 
 
 def _count(clip: comfy.sd.CLIP, text: str) -> dict[str, int]:
-    """Tokens of each part. Word 0 is what the tokenizer adds; a template around the text has words of its own."""
+    """Returns the number of tokens for each tokenizer of the CLIP. Word 0 is what the tokenizer adds; a template around
+    the text has words of its own."""
     chunks = clip.tokenize(text, return_word_ids=True)
     return {part: sum(word != 0 for chunk in chunks[part] for *_, word in chunk) for part in chunks}

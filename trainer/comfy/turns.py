@@ -1,4 +1,4 @@
-"""Prompts and training take turns: the lease seen from ComfyUI's prompt queue, and a node that waits for its job."""
+"""Makes prompts and training take turns: takes the lease for ComfyUI's prompts, and lets a node wait for its job."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ GLANCE = 0.2
 class PromptTurns(CacheProvider):
     """Takes the lease for each prompt from its start to its end.
 
-    ComfyUI calls a cache provider's two hooks in the prompt's thread (since 0.18); we are none otherwise."""
+    It is a cache provider only because ComfyUI (since 0.18) calls a provider's two hooks in the prompt's thread. It
+    caches nothing."""
 
     def __init__(self, lease: Lease, ended: Callable[[str], None]) -> None:
-        """`ended` hears the id of each prompt that is over."""
+        """`ended` is called with the id of each prompt that is over."""
         self._lease, self._ended, self._begun = lease, ended, False
 
     def begin(self) -> None:
-        """From now on. Called within a prompt, for which it takes the lease."""
+        """Begins to take the lease for every prompt. It is called within a prompt, and takes the lease for that one at
+        once."""
         if not self._begun:
             self._begun = True
             self._lease.take_for_prompt(mm.processing_interrupted)
@@ -55,9 +57,9 @@ class PromptTurns(CacheProvider):
 
 
 def _unload_under(lease: Lease) -> None:
-    """From now on "Unload models" and /free take the lease as a prompt does. ComfyUI (0.20 to 0.30) serves them in its
-    prompt thread, but between two prompts, where it has no hook; and its list of loaded models has no lock: a model
-    that is loaded at the same moment would end that thread, and with it every prompt to come."""
+    """Makes "Unload models" and /free take the lease, as a prompt does. ComfyUI (0.20 to 0.30) serves them in its
+    prompt thread, but between two prompts, where it has no hook. Its list of loaded models has no lock: a model that is
+    loaded at the same moment would end that thread, and with it every prompt to come."""
     unload = mm.unload_all_models
 
     def unload_all_models() -> None:
@@ -69,16 +71,17 @@ def _unload_under(lease: Lease) -> None:
 
 
 def prompt_id() -> str | None:
-    """Of the prompt that runs in this thread."""
+    """Returns the id of the prompt that runs in this thread, or None if none does."""
     context = get_executing_context()
     return context.prompt_id if context else None
 
 
 def wait(job: Job, book: Book, lease: Lease, node_id: str) -> None:
-    """Lends the prompt's lease to the job until it ends, with the node's progress bar and ComfyUI's stop button.
+    """Lends the prompt's lease to the job until the job ends. Moves the node's progress bar and obeys ComfyUI's stop
+    button.
 
-    That button ends the job after its step, then the prompt, by raising ComfyUI's InterruptProcessingException. When
-    the program ends it does not return."""
+    The button ends the job after its step, and then the prompt, by raising ComfyUI's InterruptProcessingException. When
+    the program ends, `wait` does not return."""
     bar = comfy.utils.ProgressBar(job.config.total_steps, node_id=node_id)
     with job.waited_on(), lease.lent():
         while not job.ended.wait(GLANCE):
@@ -95,5 +98,5 @@ def wait(job: Job, book: Book, lease: Lease, node_id: str) -> None:
 
 
 def nothing_yet() -> ExecutionBlocker:
-    """In place of an output: nodes that depend on it are passed over, without an error."""
+    """Returns what takes the place of a missing output. Nodes that depend on it are skipped, without an error."""
     return ExecutionBlocker(None)

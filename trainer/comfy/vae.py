@@ -1,4 +1,4 @@
-"""Pictures through the wired VAE.
+"""Encodes and decodes pictures with the wired VAE.
 
 Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 """
@@ -13,14 +13,14 @@ from .interrupts import translated
 
 
 def encode_images(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
-    """(B, h, w, 3) in 0…1 → raw latents (B, C, H, W), fp32, on the CPU."""
+    """Encodes pictures (B, h, w, 3) in 0…1 and returns raw latents (B, C, H, W), fp32, on the CPU."""
     with torch.inference_mode(), translated():
         latents = vae.encode(images)
     return latents.clone().float().cpu()
 
 
 def decode_image(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
-    """Raw latents (1, C, H, W) → (h, w, 3) in 0…1, fp32, on the CPU."""
+    """Decodes raw latents (1, C, H, W) and returns a picture (h, w, 3) in 0…1, fp32, on the CPU."""
     with torch.inference_mode(), translated():
         image = vae.decode(latents)
     return image[0].clone().float().cpu()

@@ -1,2 +1,1 @@
-"""Images and captions: finding them, checking them, cutting them to size, and the order in which they are trained
-on."""
+"""Finds images and captions, checks them, cuts images to size, caches what was encoded, and reports on a dataset."""

@@ -1,7 +1,7 @@
-"""Latents and encoded captions on disk: each is computed once, whatever jobs need it.
+"""Keeps latents and encoded captions on disk, so that each is computed once, whatever jobs need it.
 
-A key is a hash of all that the value depends on, so nothing in here is ever stale; what was not used for longest goes
-first."""
+A key is a hash of all that the value depends on, so no value is ever stale. The values that were unused for longest
+are removed first."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ from ..disk.files import remove_folder, sweep, write_tensors
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 20 * 2**30
-"""Of all files together. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens of T5-XXL is 4 MB."""
+"""The most bytes that all files together may have. Latents of 512 × 512 pixels are 0.26 MB, a caption of 256 tokens of
+T5-XXL is 4 MB."""
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
-"""Numbers that are kept, by their names in safetensors."""
+"""The types of numbers that are kept, by their names in safetensors."""
 
 
 def key(*parts: Any) -> str:
-    """Of a value that depends on these; each must have a `repr` that tells it apart."""
+    """Returns the key of a value that depends on `parts`. Each needs a `repr` that tells it apart from others."""
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Cache:
-    """A folder of safetensors files by key. What goes wrong with it costs time, and never the training."""
+    """Keeps safetensors files by key in a folder. If it fails, that costs time, but never the training."""
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most_bytes, self._broken = folder, most_bytes, False
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """Tensors and plain values by name, or None. The tensors lie in the file, mapped into memory: the system reads
-        what is used, and may drop it again when memory is short. They must not be written to."""
+        """Returns the tensors and plain values of a key by name, or None if they are not there or cannot be read. The
+        tensors lie in the file, mapped into memory: the system reads what is used, and may drop it again when memory is
+        short. They must not be written to."""
         path = self._path(key)
         try:
             tensors, metadata = mapped(path) if os.name == "nt" else _opened(path)
@@ -62,8 +64,8 @@ class Cache:
         return found
 
     def keep(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Puts tensors, and what else JSON can hold, on disk and gives them as `get` does; a value with anything else
-        in it, and one that cannot be written, comes back as it is."""
+        """Writes a value to disk, tensors and whatever else JSON can hold, and returns it as `get` does. A value is
+        returned as it is if it has no tensors, if something in it cannot be stored, or if it cannot be written."""
         return self.get(key) or value if self._written(key, value) else value
 
     def _written(self, key: str, value: dict[str, Any]) -> bool:
@@ -88,7 +90,8 @@ class Cache:
         return True
 
     def trim(self) -> None:
-        """Removes what was not used for longest, until the rest is within the limit, and what a killed process left."""
+        """Removes what a killed process left, and then the values that were unused for longest, until the rest is
+        within the limit."""
         for folder in self._folder.glob("??"):
             sweep(folder)
         trim(self._folder, "??/*.safetensors", self._most_bytes)
@@ -103,11 +106,12 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What a safetensors file holds, mapped to be read only. safetensors maps it so that it could be written to, which
-    Windows counts as memory in use, and torch ends the process when there is none left. Elsewhere this would keep a
-    file open for each mapping. Format: https://github.com/huggingface/safetensors#format
+    """Returns the tensors and the metadata of a safetensors file, mapped into memory to be read only. safetensors
+    itself maps a file so that it could be written to. Windows counts that as memory in use, and torch ends the process
+    when there is none left. On other systems, mapping it like this would keep a file open for each mapping. Format:
+    https://github.com/huggingface/safetensors#format
 
-    Raises OSError, and ValueError, KeyError or RuntimeError for no such file."""
+    Raises OSError if the file cannot be read, and ValueError, KeyError or RuntimeError if it is of another kind."""
     raw = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8:start].tobytes())
@@ -120,8 +124,8 @@ def mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def trim(folder: Path, pattern: str, most_bytes: int = MOST_BYTES) -> None:
-    """Of the files and folders in `folder` that match, removes those changed longest ago, until the rest is within the
-    limit."""
+    """Removes files and folders in `folder` that match `pattern`, those changed longest ago first, until the rest is
+    within the limit."""
     with contextlib.suppress(OSError):
         found = sorted(((path, path.stat().st_mtime_ns, _size(path)) for path in folder.glob(pattern)),
                        key=lambda entry: entry[1])

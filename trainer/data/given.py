@@ -1,4 +1,4 @@
-"""A dataset of what a graph computes: written to files once, so that all else is as with a folder.
+"""Makes a dataset of what a graph computes. It is written to files once, so that all else works as with a folder.
 
 Shapes: C latent channels, H W latent rows and columns, h w pixels."""
 
@@ -22,16 +22,17 @@ from .pictures.pixels import to_image
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """Pictures or their latents, with a caption or an encoded one for each.
+    """Holds pictures or their latents, with a caption or an encoded caption for each.
 
-    Raises ValueError if the numbers do not match, or if there is neither picture nor latents, or both."""
+    Raises ValueError if there are neither pictures nor latents or both, if captions or masks differ from them in
+    number, if there are masks for latents, or if latents have an odd number of rows or columns."""
 
     images: Sequence[Tensor] = ()
-    """(h, w, 3 or 4) in 0…1."""
+    """Pictures (h, w, 3 or 4) in 0…1."""
     masks: Sequence[Tensor] = ()
-    """(h, w) in 0…1; 1 counts."""
+    """Masks (h, w) in 0…1. Where a mask is 1, its image counts."""
     latents: Sequence[Tensor] = ()
-    """(C, H, W), as a VAE gives them."""
+    """Latents (C, H, W), as a VAE gives them."""
     captions: Sequence[str] = ()
     texts: Sequence[Text] = ()
 
@@ -54,7 +55,9 @@ class Given:
 
 
 def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], Dataset]) -> Dataset:
-    """Everything in a folder of `root` named by its content. `scan` reads a folder of images."""
+    """Returns a dataset of everything in `given`, written to a folder of `root` that is named after its content.
+
+    `scan` reads a folder of images. Raises ValueError if latents have no caption and there is no trigger word."""
     folder = root / _digest(given)
     if folder.is_dir():
         os.utime(folder)
@@ -66,7 +69,7 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     if given.latents:
         found = _of_latents(given, folder, [caption or trigger_word for caption in captions], trigger_word)
     else:
-        for i, caption in enumerate(captions, 1):  # every time: LoRA Captioner may have written others
+        for i, caption in enumerate(captions, 1):  # written anew each time: LoRA Captioner may have changed them
             write_atomic(folder / f"{i:04}.txt", caption.encode())
         found = scan(folder)
     if not given.texts:

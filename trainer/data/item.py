@@ -1,4 +1,4 @@
-"""Images and captions, ready to be encoded: a dataset and its items."""
+"""Defines a dataset and its items: images and captions, ready to be encoded."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ from .pictures.pixels import to_tensor
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image with its caption."""
+    """Holds one image with its caption, and says how both are trained."""
 
     path: Path
     caption: str
     num_repeats: int
     size: tuple[int, int]
-    """Upright width and height in pixels."""
+    """The width and height in pixels, turned upright."""
     bucket: tuple[int, int]
-    """The width and height it is trained at."""
+    """The width and height in pixels that it is trained at."""
     digest: str
     """SHA-256 of the file."""
     has_caption: bool = True
-    """False if there was none and the trigger word stands in."""
+    """False if it has no caption and the trigger word stands in."""
     weight: float = 1.0
-    """Factor on its loss."""
+    """The factor on its loss."""
     mask: Path | None = None
-    """A picture of what counts; the image itself if its alpha channel says so. None: all of it counts."""
+    """A picture that shows what counts, or the image itself if its alpha channel shows it. None: all of it counts."""
     mask_digest: str = ""
     """SHA-256 of the mask's file."""
     rules: CaptionRules | None = None
-    """What is done with its caption each time. None: what the recipe says."""
+    """What is done with its caption each time it is trained. None: what the recipe says."""
     augment: Augment = Augment()
     regularization: bool = False
-    """An image of the class, learned beside the others so that it stays as it is."""
+    """Whether it is an image of the class, learned beside the others so that the class stays as it is."""
     latents: Path | None = None
-    """A file with its latents, encoded by a person; it is then its picture as well."""
+    """A file with its latents, which a person encoded. `path` is then this file too."""
     text: Path | None = None
-    """A file with its caption, encoded by a person."""
+    """A file with its caption, which a person encoded."""
     perceptual_hash: int | None = None
     """64 bits that are alike for pictures that look alike. None: not a picture."""
     sharpness: float | None = None
-    """Low for a blurred picture; see `images.sharpness`."""
+    """The sharpness as `images.sharpness` measures it, low for a blurred picture. None: not a picture."""
 
     @property
     def own_caption(self) -> str:
-        """Its caption, empty where the trigger word stands in."""
+        """Returns its caption, or an empty text where the trigger word stands in."""
         return self.caption if self.has_caption else ""
 
     def masked(self, pictures: Sequence[Path], transparent: bool | None = None) -> Item:
-        """With the first of its mask pictures, else with its alpha channel; as it is if it has neither.
+        """Returns the item with the first of `pictures` as its mask, or else with its alpha channel as its mask. It is
+        unchanged if it has neither.
 
-        `transparent`: whether the alpha channel says something, if that is known. Raises ValueError if the mask cannot
-        be read, differs from its image in size, or leaves out all that is trained."""
+        `transparent`: whether any pixel is transparent, if that is known. Raises ValueError if the mask cannot be read,
+        differs from its image in size, or leaves out all that is trained."""
         if not pictures and transparent is None:
             transparent = images.examine(self.path).transparent
         if not pictures and not transparent:
@@ -75,13 +76,13 @@ class Item:
                              f"{self.size[0]}×{self.size[1]}. Save the mask at the size of its image.")
         if not any(masks.cut(grey, self.bucket, view).getbbox() for view in views(self.augment, self.digest)):
             left_out, counts = ("transparent", "opaque") if mask == self.path else ("black", "white")
-            raise ValueError(f"{mask.name} is {left_out} in all that is trained of {self.path.name} "
+            raise ValueError(f"{mask.name} is {left_out} in the whole part of {self.path.name} that is trained "
                              f"({self.bucket[0]}×{self.bucket[1]} around the centre), so nothing counts. Make some of "
                              f"it {counts}, or set masks to 'ignore'.")
         return replace(self, mask=mask, mask_digest=hashlib.sha256(data).hexdigest())
 
     def load_mask(self, view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
-        """Its mask (h, w) in 0…1, cut exactly as `images.load` cuts the image. It must have one."""
+        """Returns its mask (h, w) in 0…1, cut exactly as `images.load` cuts the image. It must have a mask."""
         assert self.mask
         grey = masks.grey(self.mask, images.read(self.mask), alpha=self.mask == self.path)
         return to_tensor(masks.cut(grey, self.bucket, view))
@@ -89,7 +90,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What the Dataset Loader found. Immutable: the Captioner makes a new one."""
+    """Holds what the Dataset Loader found. It is immutable: the Captioner makes a new one."""
 
     folder: Path
     resolution: int
@@ -99,19 +100,22 @@ class Dataset:
     """Why images were left out, a sentence each."""
 
     def fingerprint(self) -> str:
-        """Equal for the same pixels, captions, repeats, buckets, masks and weights, wherever they lie."""
+        """Returns a hash that is equal for the same pixels, captions, repeats, buckets, masks and weights, wherever
+        the files lie."""
         content = [(i.digest, i.caption, i.num_repeats, i.bucket, *_rare(i)) for i in self.items]
         return hashlib.sha256(repr(content).encode()).hexdigest()
 
     def names(self) -> dict[Path, str]:
-        """Each picture's path → its name, such as `10_cat/a.png`: below the dataset's folder; where it is no folder
-        that holds them all (an archive, a configuration), below the folder that does; else the whole path."""
+        """Returns the name of each picture by its path. A name such as `10_cat/a.png` begins below the dataset's
+        folder. If that does not hold all pictures (an archive, a configuration), it begins below the folder that does.
+        If there is no such folder, the name is the whole path."""
         paths = dict.fromkeys(item.path for item in self.items)
         home = _home(self.folder, list(paths))
         return {path: (path.relative_to(home) if home else path).as_posix() for path in paths}
 
     def without_regularization(self) -> tuple[Dataset, Dataset | None]:
-        """What is to be learned, and the images of the class. Raises ValueError if there is nothing to learn."""
+        """Returns the dataset that is to be learned, and the one with the images of the class, or None if there are no
+        such images. Raises ValueError if there is nothing to learn."""
         learned, others = (tuple(i for i in self.items if i.regularization == wanted) for wanted in (False, True))
         if not learned:
             raise ValueError(f"All {len(others)} images in '{self.folder}' are regularization images (is_reg). Add the "
@@ -119,11 +123,12 @@ class Dataset:
         return replace(self, items=learned), replace(self, items=others, skipped=()) if others else None
 
     def split(self, held_out: float) -> tuple[Dataset, Dataset | None]:
-        """What is trained, and what is kept from training to be measured.
+        """Returns the dataset that is trained, and the one that is kept from training to be measured.
 
-        `held_out` different pictures of each folder are kept; below 1, that share of them, at least one of two. Which,
-        depends on their content alone, and identical ones stay together. Raises ValueError if a folder would have
-        nothing left to train on, or if nothing would be kept."""
+        `held_out` is how many different pictures of each folder are kept. Below 1 it is the share of them that is kept,
+        but at least one if there are two or more. Which ones are kept depends on their content alone, and identical
+        pictures stay together. Raises ValueError if a folder would have nothing left to train on, or if nothing would
+        be kept."""
         if not held_out:
             return self, None
         if held_out > 1 and held_out % 1:
@@ -144,14 +149,15 @@ class Dataset:
 
 
 def check_editable(items: Iterable[Item]) -> None:
-    """Raises ValueError if one of their captions was encoded already."""
+    """Raises ValueError if the caption of one of the items was encoded already."""
     if encoded := [item.path.name for item in items if item.text is not None]:
         raise ValueError(f"{len(encoded)} captions are encoded already and cannot be edited: {name_some(encoded)}. "
                          "Wire captions into LoRA Dataset from Images in place of conditioning.")
 
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:
-    """What few images have. Jobs are found by their dataset's fingerprint, so it must not change for the others."""
+    """Returns the facts about an item that few images have. Jobs are found by their dataset's fingerprint, so it must
+    not change for the images that have none of them."""
     rules = item.rules and replace(item.rules, caption_dropout_rate=item.rules.caption_dropout_rate or 0.0)
     facts = {"mask": item.mask_digest, "weight": item.weight, "rules": rules, "augment": item.augment,
              "regularization": item.regularization, "text": item.text and item.text.name}
@@ -161,7 +167,7 @@ def _rare(item: Item) -> list[tuple[str, str | float]]:
 
 
 def _choose(digests: set[str], held_out: float) -> list[str]:
-    """Those with the smallest digests, which are as good as drawn and the same in every run."""
+    """Returns the smallest digests, which are as good as drawn at random and the same in every run."""
     count = int(held_out)
     if held_out < 1:
         count = max(math.floor(held_out * len(digests) + 0.5), min(1, len(digests) - 1))
@@ -173,5 +179,5 @@ def _home(folder: Path, paths: list[Path]) -> Path | None:
         return folder
     try:
         return Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError:  # on two drives, or some absolute and some not
+    except ValueError:  # the paths are on two drives, or some are absolute and some not
         return None

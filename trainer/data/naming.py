@@ -1,14 +1,14 @@
-"""What files are called in messages."""
+"""Writes the names of files into messages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 NAMED = 5
-"""How many files a message names."""
+"""The most files that a message names."""
 
 
 def name_some(names: Sequence[str]) -> str:
-    """The first few of many names. What is no character, in a name that is not UTF-8, is written as its number."""
+    """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number."""
     some = (name.encode("utf-8", "backslashreplace").decode() for name in names[:NAMED])
     return ", ".join(some) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

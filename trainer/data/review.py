@@ -1,4 +1,4 @@
-"""Captions in bulk: as a table to be edited elsewhere and read again, by search and replace, accepted one by one."""
+"""Edits captions in bulk: writes them as a table and reads it again, searches and replaces, keeps accepted images."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from .item import Dataset, check_editable
 from .naming import name_some
 
 CAPTION, ACCEPTED = "caption", "accepted"
-"""The columns beside file_name."""
+"""The columns of a table besides file_name."""
 YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 """What a person or a spreadsheet writes into `accepted`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken from a table."""
+    """Holds a dataset with what was taken from a table."""
 
     dataset: Dataset
     accepted: frozenset[Path] | None = None
-    """The pictures whose row says so. None: all, because no table was read."""
+    """The pictures whose row accepts them. None: all of them, because no table was read."""
     notes: tuple[str, ...] = ()
-    """What in it was of no use, a sentence each."""
+    """Sentences about rows without a picture and pictures without a row."""
 
 
 def rows(dataset: Dataset, accepted: frozenset[Path] | None = None) -> dict[str, table.Row]:
-    """One row for each picture by its name below the dataset's folder; an empty caption where there is none.
+    """Returns one row for each picture, by its name below the dataset's folder. A missing caption is empty.
 
-    `accepted`: which pictures are. None: all."""
+    `accepted`: the pictures that are accepted. None: all of them."""
     first = {item.path: item for item in reversed(dataset.items)}
     return {name: {CAPTION: first[path].own_caption, ACCEPTED: "yes" if accepted is None or path in accepted else "no"}
             for path, name in dataset.names().items()}
 
 
 def as_text(rows: Mapping[str, table.Row]) -> str:
-    """Rows as CSV, for other nodes."""
+    """Returns the rows as CSV, for other nodes."""
     out = io.StringIO(newline="")
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow([table.KEY, CAPTION, ACCEPTED])
@@ -65,11 +65,11 @@ def write_table(path: Path, dataset: Dataset, accepted: frozenset[Path] | None =
 
 
 def read_table(path: Path, dataset: Dataset) -> Taken:
-    """The captions of a table. Rows for pictures that are not in the dataset are passed over and named, and pictures
-    without a row keep their captions.
+    """Returns the dataset with the captions of a table. Rows for pictures that are not in the dataset are passed over
+    and named, and pictures without a row keep their captions.
 
-    Raises ValueError if there is no such table, it has no caption column, no row fits, or `accepted` is neither yes nor
-    no."""
+    Raises ValueError if there is no such table, if it has no caption column, if no row fits, or if `accepted` is
+    neither yes nor no."""
     if not path.is_file():
         raise ValueError(f"The table '{path}' does not exist. Write one first (action 'write table'), or correct its "
                          "name.")
@@ -91,16 +91,19 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
 
 
 def search_and_replace(dataset: Dataset, find: str, replacement: str, regular_expression: bool) -> Dataset:
-    """All captions with each `find` replaced, case counting; nothing if `find` is empty.
+    """Returns the dataset with each `find` in its captions replaced. Case counts. An empty `find` changes nothing.
 
-    A regular expression is Python's, with groups as \\1 in the replacement. It runs on captions only; one that takes
-    for ever (such as `(a+)+$`) cannot be stopped, so keep it simple. Raises ValueError if it is none."""
+    Regular expressions are Python's, with groups as \\1 in the replacement. They run on captions only. One that takes
+    for ever (such as `(a+)+$`) cannot be stopped, so keep it simple. Raises ValueError if `find` is no regular
+    expression, or if `replacement` does not fit it."""
     change = _replacer(find, replacement, regular_expression)
     return recaptioned(dataset, [change(item.own_caption) if item.own_caption else "" for item in dataset.items])
 
 
 def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> Dataset:
-    """The pictures that a table, `source`, accepts. Raises ValueError if it accepts none."""
+    """Returns the dataset with only the accepted pictures. `source`: the name of the table that accepts them.
+
+    Raises ValueError if it accepts none."""
     kept = tuple(item for item in dataset.items if item.path in accepted)
     names = dataset.names()
     left_out = [name for picture, name in names.items() if picture not in accepted]
@@ -112,9 +115,9 @@ def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> D
 
 
 def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
-    """The same images with these captions; where one is empty, the trigger word stands in.
+    """Returns the same images with these captions. Where one is empty, the trigger word stands in.
 
-    Raises ValueError if there is none, or if a caption was encoded already."""
+    Raises ValueError if there is no trigger word to stand in, or if a caption to change was encoded already."""
     pairs = [*zip(dataset.items, texts, strict=True)]
     changed = [(item, text) for item, text in pairs if text != item.own_caption]
     check_editable(item for item, _ in changed)
@@ -129,7 +132,7 @@ def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
 
 
 def write_captions(dataset: Dataset) -> int:
-    """Writes the captions that differ from those beside the images; how many did."""
+    """Writes the captions that differ from those beside the images. Returns how many it wrote."""
     wanted = {item.path: item.own_caption for item in reversed(dataset.items)}
     differing = {path: text for path, text in wanted.items() if text and _on_disk(path) != captions.one_line(text)}
     for path, text in differing.items():
@@ -138,7 +141,7 @@ def write_captions(dataset: Dataset) -> int:
 
 
 def changes(before: Dataset, after: Dataset) -> list[str]:
-    """Each changed caption, before → after. Both have the same images."""
+    """Returns a line for each changed caption, before → after. Both datasets have the same images."""
     names = before.names()
     pairs = ((names[old.path], old.own_caption, new.own_caption)
              for old, new in zip(before.items, after.items, strict=True))
@@ -146,14 +149,15 @@ def changes(before: Dataset, after: Dataset) -> list[str]:
 
 
 def _with_rows(dataset: Dataset, here: Mapping[Path, table.Row]) -> Dataset:
-    """An unchanged row changes nothing, so that an image that has two captions in two subsets keeps both."""
+    """Returns the dataset with the captions of the rows. An unchanged row changes nothing, so that an image with two
+    captions in two subsets keeps both."""
     shown = {item.path: item.own_caption for item in reversed(dataset.items)}
     return recaptioned(dataset, [here[i.path][CAPTION] if i.path in here and here[i.path][CAPTION] != shown[i.path]
                                  else i.own_caption for i in dataset.items])
 
 
 def _accepted(path: Path, here: Mapping[Path, table.Row], names: Mapping[Path, str]) -> frozenset[Path]:
-    """A table without that column accepts all of its rows."""
+    """Returns the pictures that the rows accept. A table without the column `accepted` accepts all of its rows."""
     said = {picture: row[ACCEPTED].strip().lower() for picture, row in here.items() if ACCEPTED in row}
     if wrong := [f"{names[picture]}: {word!r}" for picture, word in said.items() if word not in YES + NO]:
         raise ValueError(f"{path.name} has words in its column '{ACCEPTED}' that are neither yes nor no: "
@@ -185,6 +189,6 @@ def _replacer(find: str, replacement: str, regular_expression: bool) -> Callable
 def _on_disk(image: Path) -> str | None:
     try:
         text = captions.read(image)
-    except ValueError:  # no text: it is to be replaced
+    except ValueError:  # it is not text, so it is replaced
         return None
     return None if text is None else captions.one_line(text)

@@ -25,17 +25,17 @@ OnMissingCaption = Literal["refuse", "use the trigger word"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
-    """How pictures are brought to size, where their source does not say."""
+    """Says how pictures are brought to size if their source does not say it."""
 
     resolution: int
     more_resolutions: tuple[int, ...] = ()
-    """Each image is trained at these as well."""
+    """Other resolutions that each image is trained at as well."""
     upscale: bool = False
     """Whether images may be enlarged."""
     augment: Augment = Augment()
 
     def buckets(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The (width, height) that a picture of `size` is trained at, for each resolution."""
+        """Returns the (width, height) that a picture of `size` is trained at, for each resolution."""
         return [self._bucket(size, r) for r in (self.resolution, *self.more_resolutions)]
 
     def _bucket(self, size: tuple[int, int], resolution: int) -> tuple[int, int]:
@@ -49,9 +49,10 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
          tell: Callable[[int, int], None] = lambda done, total: None) -> Dataset:
     """Finds and checks every image of a folder, an archive or another trainer's dataset configuration.
 
-    `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` hears how
-    many of how many pictures are checked. Raises ValueError that names the files and says what to do: nothing there, no
-    images, unreadable images, captions that are missing or no text, unusable masks or weights."""
+    `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` is called
+    with the number of pictures that are checked and the number of all. Raises ValueError that names the files and says
+    what to do: if nothing is there, there are no images, captions are missing, or an image, a caption, a mask or a
+    weight cannot be used."""
     found, passed_over = find_any(source, scratch)
     unique = list(dict.fromkeys(entry.path for entry in found))
     known = dict(zip(unique, Index(scratch / "scans").examine(unique, tell), strict=True))
@@ -77,7 +78,8 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
 
 
 def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str, masks: Masks) -> list[Item]:
-    """An image, once for each resolution that it has a size of its own in. Raises ValueError if it is unusable."""
+    """Returns the items of an image, one for each different size that it is trained at. Raises ValueError if it is
+    unusable."""
     if isinstance(facts, ValueError):
         raise facts
     if found.num_repeats > MOST_REPEATS:

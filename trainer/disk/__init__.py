@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and packages that are imported when they are needed."""
+"""Writes files whole or not at all, and imports packages when they are needed."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: every write goes to a neighbour first and is renamed into place."""
+"""Writes files whole or not at all: every write goes to a temporary neighbour first and is renamed into place."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
-"""Seconds between attempts to rename. Windows refuses it while a file is open, be it by a virus scanner that looks at
-what was just written; that passes."""
+"""Seconds between attempts to rename. Windows refuses to rename a file while it is open, for example in a virus scanner
+that looks at what was just written. That passes."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a file in a temporary folder beside `path` to write to; on success it is flushed to disk and renamed to
-    `path`, on failure it is removed and `path` stays as it was."""
+    """Yields a file in a temporary folder beside `path` to write to. On success it is flushed to disk and renamed to
+    `path`; on failure it is removed and `path` stays as it was."""
     folder = _neighbour(path)  # safetensors 0.8 writes beside it, to a file that a kill leaves behind
     folder.mkdir()
-    temporary = folder / "new"  # without a suffix, lest ComfyUI should list it among its LoRAs
+    temporary = folder / "new"  # without a suffix, so that ComfyUI does not list it among its LoRAs
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the system's umask wants it: safetensors makes files that only we can read
@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def creating_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of files that belong together. An existing folder of that name is replaced."""
+    """Yields a temporary folder beside `path` for files that belong together. On success the files are flushed to disk
+    and the folder is renamed to `path`, in place of a folder that was there; on failure it is removed."""
     temporary = _neighbour(path)
     temporary.mkdir()
     try:
@@ -56,7 +57,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a process that was killed left half-written in a folder."""
+    """Removes the half-written files that a killed process has left in a folder."""
     for left in folder.glob(".*.tmp"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -66,7 +67,7 @@ def sweep(folder: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder: first, at once, out of sight. Raises OSError if it cannot."""
+    """Removes a folder. It is renamed first, so that it is gone at once. Raises OSError if that is not possible."""
     if path.exists():
         gone = _neighbour(path)
         _rename(path, gone)
@@ -109,7 +110,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file. Raises OSError also where safetensors has an error of its own for a full disk."""
+    """Writes a safetensors file. Raises OSError, also where safetensors raises an error of its own for a full disk."""
     try:
         save_file(tensors, path, metadata)
     except SafetensorError as err:

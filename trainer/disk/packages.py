@@ -1,4 +1,4 @@
-"""Packages that training needs are imported when training starts, not when ComfyUI does."""
+"""Imports the packages that training needs. They are imported when training starts, not when ComfyUI does."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def check_all(more: tuple[str, ...] = ()) -> None:
 
 
 def load_all(more: tuple[str, ...] = ()) -> None:
-    """Imports everything that training needs, which takes seconds: better while nobody waits for the lease."""
+    """Imports everything that training needs. It takes seconds and is best called while nobody waits for the lease."""
     for name in (*PACKAGES, *more):
         require(name)

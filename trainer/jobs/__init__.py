@@ -1,1 +1,1 @@
-"""Jobs: one training each, on disk and in memory, in a queue, taking turns with prompts."""
+"""Runs jobs. A job is one training, on disk and in memory. Jobs wait in a queue and take turns with prompts."""

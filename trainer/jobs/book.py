@@ -1,4 +1,4 @@
-"""All jobs of one person: those of this process, and those that earlier ones left on disk."""
+"""Keeps all jobs of one person: those of this process, and those that earlier processes left on disk."""
 
 from __future__ import annotations
 
@@ -26,56 +26,59 @@ from .workflow import Graph
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-"""Seconds that a training is given to save its state when the program ends."""
+"""Seconds that a training has to save its state when the program ends."""
 
 Hears = Callable[[str, dict[str, Any]], None]
 """Takes an event ("progress", "sample" or "deleted") and its facts, as plain values, with the job's id as `job`."""
 
 
 class Book:
-    """Finds the job of a task or starts one, and does with jobs what needs the queue."""
+    """Finds the job of a task or starts a new one, and does everything with jobs that needs the queue."""
 
     def __init__(self, folder: Path, lease: Lease, worker: Worker | None = None,
                  listeners: Sequence[Hears] = ()) -> None:
-        """`worker`: shared with others; one of them all trains at a time. `listeners` hear of every job."""
+        """`worker` may be shared with other books, so that only one job of them all trains at a time. `listeners` hear
+        of every job."""
         self._folder, self._worker, self._listeners = folder, worker or Worker(lease), listeners
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] | None = None
         self._extended = 0
 
     def get(self, job_id: str) -> Job | None:
-        """A job by its id."""
+        """Returns the job with this id, or None if there is none."""
         return self._known().get(job_id)
 
     def all(self) -> list[Job]:
-        """Oldest first."""
+        """Returns all jobs, oldest first."""
         return list(self._known().values())
 
     def newest(self) -> Job | None:
-        """The one that was started last."""
+        """Returns the job that was created last, or None if there is none."""
         return next(reversed(self._known().values()), None)
 
     @property
     def cut_short(self) -> int:
-        """How often jobs of this process ended before their time, or were extended after it. A node that handed on what
-        they had learned must not be answered from ComfyUI's cache when it is queued again: this number tells."""
+        """Counts how often jobs of this process ended before their time or were extended. A node that handed on what
+        such a job had learned must not be answered from ComfyUI's cache when it is queued again. ComfyUI runs it again
+        because this number has changed."""
         return self._extended + sum(job.cut_short for job in self.all())
 
     def status(self, job: Job) -> dict[str, Any]:
-        """What a person sees of a job, as plain values."""
+        """Returns what a person sees of a job, as plain values."""
         return status(job, self._worker.position(job))
 
     def details(self, job: Job) -> dict[str, Any]:
-        """`status`, and what takes longer to find out."""
+        """Returns `status` and what takes longer to find out."""
         return details(job, self._worker.position(job))
 
-    # What a person wants. Each raises Refused if it does not go with the job's state
+    # What a person wants. Each method raises Refused if the job's state does not allow it
 
     def submit(self, task: Task, graph: Graph | None = None, sharing: Sharing = "prompts first",
                expected: str = "") -> Job:
-        """The job that trains, or has trained, exactly this task. One that was paused, stopped, failed or died with its
-        process goes on from its newest state; if there is none, a new one is queued. `expected`: the id of the job that
-        it must be. Raises ValueError if it is another, OSError if a new one cannot be written down."""
+        """Returns the job that trains, or has trained, exactly this task. A job that was paused, stopped, failed or
+        died with its process goes on from its newest state. If no job has this task, a new one is queued. `expected` is
+        the id of the job that it must be. Raises ValueError if it is another one, OSError if a new job cannot be
+        written to disk."""
         parts = task.fingerprints()
         with self._lock:
             job = self._find(parts)
@@ -92,15 +95,15 @@ class Book:
             return job
 
     def _go_on(self, job: Job, task: Task, graph: Graph | None) -> None:
-        """A finished job does, if the recipe has more steps for it, or if its LoRA is lost."""
+        """Queues a job again. A finished job goes on only if the recipe has more steps or if its LoRA is lost."""
         done = job.state == "done" and (job.history.step >= task.config.total_steps or task.config == job.config)
         if not (done and job.lora("last") is not None):
             job.folder.create()
             self._queue(job, task, graph)
 
     def resume(self, job: Job) -> bool:
-        """Puts a job in the queue again. False if its model is not in memory: its workflow must then be queued, or
-        `not_coming` be called."""
+        """Puts a job in the queue again. Returns False if its model is not in memory: the caller must then queue its
+        workflow, or call `not_coming` if that fails."""
         with job.lock:
             job.check("resume")
             if job.task:
@@ -110,8 +113,9 @@ class Book:
             return False
 
     def extend(self, job: Job, steps: int) -> bool:
-        """Lengthens a job by so many steps. False as with `resume`; the workflow needs that many more `extra_steps`.
-        Raises ValueError for a recipe that cannot be trained."""
+        """Lengthens a job by `steps` steps. Returns False if its model is not in memory, as `resume` does: the workflow
+        must then be queued with that many more `extra_steps`. Raises ValueError if the longer recipe cannot be
+        trained."""
         with job.lock:
             job.check("extend")
             longer = dataclasses.replace(job.config, extra_steps=job.config.extra_steps + steps)
@@ -123,15 +127,15 @@ class Book:
             return True
 
     def pause(self, job: Job) -> None:
-        """After the step under way its state is saved, and others can train."""
+        """Pauses a job after the step under way. Its state is saved, and other jobs can train."""
         self._wish(job, "pause")
 
     def stop(self, job: Job) -> None:
-        """Ends after the step under way. What it learned is kept, and it can go on from there."""
+        """Ends a job after the step under way. What it learned is kept, and it can go on from there."""
         self._wish(job, "stop")
 
     def discard(self, job: Job) -> None:
-        """Ends after the step under way and forgets what it learned."""
+        """Ends a job after the step under way and removes what it learned."""
         self._wish(job, "discard")
 
     def move(self, job: Job, position: int) -> None:
@@ -153,20 +157,20 @@ class Book:
     # What the program does
 
     def interrupt(self, job: Job) -> None:
-        """The program's stop button was pressed by somebody who meant this job."""
+        """Stops a job because somebody who meant it pressed the program's stop button."""
         with job.lock:
             job.interrupt()
             if not job.why_not("stop"):
                 self.stop(job)
 
     def prompt_ended(self, prompt_id: str) -> None:
-        """A prompt is over. If it was to bring a job's model back, it has not."""
+        """Notes that a prompt is over. A job that still waits for it to bring back its model waits no longer."""
         for job in self.all():
             if job.awaited == prompt_id:
                 job.not_coming("Its workflow ended before it reached LoRA Train. ComfyUI's log says why.", prompt_id)
 
     def close(self) -> float:
-        """Pauses every job, for the end of the program. Gives the seconds that this may take."""
+        """Pauses every active job, because the program ends. Returns the seconds that this may take."""
         active = [job for job in (self._jobs or {}).values() if job.state in ACTIVE]
         for job in active:
             with job.lock:
@@ -180,7 +184,7 @@ class Book:
         self._worker.put(job)
 
     def _wish(self, job: Job, wish: Wish) -> None:
-        """At once if the job does not train, else after the step under way."""
+        """Does what a person wishes: at once if the job does not train, otherwise after the step under way."""
         with job.lock:
             job.check(wish)
             if job.state == "paused" or (job.state == "queued" and self._worker.remove(job)):
@@ -197,7 +201,7 @@ class Book:
         with self._lock:
             if self._jobs is None:
                 self._jobs = {}
-                sweep(self._folder)  # a job of which half was removed
+                sweep(self._folder)  # removes what is left of jobs that were deleted only in part
                 for folder in JobFolder.all_in(self._folder):
                     self._read(folder)
             return self._jobs

@@ -1,4 +1,4 @@
-"""What `job.json` says of a job."""
+"""Writes `job.json`, the file that describes a job."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ log = logging.getLogger(__name__)
 
 
 class Card:
-    """The facts by which a job is known after a restart. A disk that does not take a change costs no training: the card
-    is behind then, says so, and is written again at the next occasion."""
+    """Holds the facts by which a job is known after a restart. A disk that does not take a change ends no training:
+    `job.json` is then out of date, `behind` says so, and it is written again at the next occasion."""
 
     def __init__(self, folder: JobFolder, facts: dict[str, Any]) -> None:
         self._folder, self.facts, self._is_there = folder, facts, folder.has_job()
         self.behind = ""
-        """Why `job.json` does not say what is true, if it does not."""
+        """Why `job.json` is out of date; empty if it is not."""
 
     def write(self, **changes: Any) -> None:
-        """Replaces `job.json`. Raises OSError only where there is none yet: nobody would know of the job."""
+        """Replaces `job.json`. Raises OSError only if there is none yet, because nobody would then know of the job."""
         changed = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self.facts |= {**changes, "changed": changed}
         try:

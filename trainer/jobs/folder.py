@@ -1,8 +1,8 @@
-"""A job's folder: everything it needs to go on after a crash.
+"""Reads and writes a job's folder, which has everything that the job needs to go on after a crash.
 
-`job.json` (what it is), `graph.json` (the workflow it came from), `metrics.jsonl` (a line a step), `state/step_000500/`
-(with the LoRA of that step), `samples/`, and the LoRA: the last in `lora.safetensors`, the one with the lowest held-out
-loss in `lora_best.safetensors`."""
+It holds `job.json` (what the job is), `graph.json` (the workflow it came from), `metrics.jsonl` (one line per step),
+`state/step_000500/` (a state, with the LoRA of that step), `samples/`, and the LoRA: the last one in
+`lora.safetensors`, the one with the lowest held-out loss in `lora_best.safetensors`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESERVE = 200 * 2**20
 
 
 class JobFolder:
-    """Reads and writes one job's folder. Writing raises OSError."""
+    """Reads and writes one job's folder. Methods that write or remove raise OSError if they cannot."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.states = path, path / "state"
@@ -36,7 +36,7 @@ class JobFolder:
         self._loras = {"last": path / "lora.safetensors", "best": path / "lora_best.safetensors"}
 
     def create(self) -> None:
-        """Makes the folders."""
+        """Makes the job's folders, if they are not there."""
         self.states.mkdir(parents=True, exist_ok=True)
         self._samples.mkdir(exist_ok=True)
 
@@ -46,11 +46,11 @@ class JobFolder:
             sweep(folder)
 
     def remove(self) -> None:
-        """Removes all of it."""
+        """Removes the whole folder."""
         remove_folder(self.path)
 
     def discard(self) -> None:
-        """Removes what was learned: all but what the job is. What cannot be removed does not keep the rest."""
+        """Removes what was learned, not what describes the job. If one part cannot be removed, the rest still is."""
         with contextlib.ExitStack() as each:
             for folder in (self.states, self._samples, self.path / "tensorboard"):
                 each.callback(remove_folder, folder)
@@ -58,7 +58,7 @@ class JobFolder:
                 each.callback(file.unlink, missing_ok=True)
 
     def bytes_used(self) -> int:
-        """What the folder takes on the disk."""
+        """Returns the bytes that the folder takes on the disk."""
         total = 0
         for folder, _, files in os.walk(self.path):
             for file in files:
@@ -76,15 +76,15 @@ class JobFolder:
 
     @classmethod
     def all_in(cls, home: Path) -> list[JobFolder]:
-        """The folders of all jobs below `home`, oldest first. They are not read."""
+        """Returns the folders of all jobs below `home`, oldest first, without reading them."""
         return [cls(path.parent) for path in sorted(home.glob("*/job.json"))]
 
     def has_job(self) -> bool:
-        """Whether there is a `job.json`."""
+        """Returns whether there is a `job.json`."""
         return (self.path / "job.json").exists()
 
     def read_job(self) -> dict[str, Any] | None:
-        """The content of `job.json`, None if it is not there or not readable."""
+        """Returns the content of `job.json`, or None if it is missing or cannot be read."""
         try:
             return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -95,7 +95,7 @@ class JobFolder:
         write_json(self.path / "job.json", facts)
 
     def read_graph(self) -> Graph | None:
-        """The workflow that the job came from; None if there is none."""
+        """Returns the workflow that the job came from, or None if it is missing or cannot be read."""
         try:
             return Graph(**json.loads((self.path / "graph.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -106,8 +106,8 @@ class JobFolder:
         write_json(self.path / "graph.json", graph.as_dict())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of `metrics.jsonl`. Left out: a line cut short by a crash; steps that were done again later, where
-        the folder was read-only and could not be rewound."""
+        """Returns all lines of `metrics.jsonl`, except a line that a crash cut short and steps that were done again
+        later. Such steps are still in the file if the folder was read-only and the file could not be rewound."""
         try:
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -122,7 +122,7 @@ class JobFolder:
         return found
 
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops what was recorded after `step`, and gives the rest: it will be done again; from step 0 all of it."""
+        """Drops what was recorded after `step`, which will be done again, and returns the rest. Step 0 drops it all."""
         kept = [m for m in self.metrics() if m["step"] <= step] if step else []
         write_atomic(self._metrics, "".join(json.dumps(m) + "\n" for m in kept).encode())
         return kept
@@ -139,7 +139,7 @@ class JobFolder:
             raise
 
     def write_sample(self, step: int, index: int, image: Tensor, texts: Mapping[str, Any]) -> str:
-        """Saves a picture (h, w, 3) in 0…1 as PNG, with `texts` as its text chunks (JSON), and gives its file name."""
+        """Saves a picture (h, w, 3) in 0…1 as PNG, with `texts` as its text chunks (JSON). Returns its file name."""
         name = _sample_name(step, index)
         about = PngInfo()
         for key, value in texts.items():
@@ -149,19 +149,19 @@ class JobFolder:
         return name
 
     def sample_path(self, name: str) -> Path | None:
-        """The file of a sample by its name; None if there is no such sample."""
+        """Returns the file of a sample by its name, or None if there is no such sample."""
         return next((p for p in self._samples.glob("*.png") if p.name == name), None)
 
     def samples(self) -> list[str]:
-        """Names of all samples, oldest first."""
+        """Returns the names of all samples, oldest first."""
         return sorted(p.name for p in self._samples.glob("step_*.png"))
 
     def has_sample(self, step: int, index: int) -> bool:
-        """Whether that picture was drawn."""
+        """Returns whether the picture of prompt `index` was drawn at this step."""
         return (self._samples / _sample_name(step, index)).exists()
 
     def newest_sample(self) -> Path | None:
-        """The file of the newest picture of the first prompt."""
+        """Returns the file of the newest picture of the first prompt, or None if there is none."""
         return max(self._samples.glob("step_*_00.png"), default=None)
 
     def write_lora(self, lora: Lora, which: Which) -> None:
@@ -169,28 +169,29 @@ class JobFolder:
         write_tensors(self._loras[which], dict(lora), lora.metadata)
 
     def has_lora(self) -> bool:
-        """Whether the last LoRA is there."""
+        """Returns whether the last LoRA is there."""
         return self._loras["last"].exists()
 
     def keep_lora(self, lora: Lora | None) -> None:
-        """Puts the newest LoRA where others shall find it; without one, that of the newest state."""
+        """Writes `lora` as the job's last LoRA, where others look for it. If it is None, writes `newest_lora`, if
+        there is one."""
         if lora := lora or self.newest_lora():
             self.write_lora(lora, "last")
 
     def newest_lora(self) -> Lora | None:
-        """That of the newest state whose LoRA can be read."""
+        """Returns the LoRA of the newest state whose LoRA can be read, or None if there is none."""
         for step in reversed(self.snapshots()):
             with contextlib.suppress(OSError, ValueError):
                 return self.read_lora(step)
         return None
 
     def read_lora(self, which: Which | int) -> Lora | None:
-        """The job's last or best LoRA, or that of a step in `snapshots`; None if it has not written that."""
+        """Returns the job's last or best LoRA, or the LoRA of a step in `snapshots`; None if there is no such file."""
         path = self._loras[which] if isinstance(which, str) else self.states / f"step_{which:06}" / "lora.safetensors"
         return load(path) if path.exists() else None
 
     def snapshots(self) -> list[int]:
-        """The steps whose LoRA was kept with their state."""
+        """Returns the steps whose LoRA was kept with their state."""
         return sorted(int(p.parent.name.split("_")[1]) for p in self.states.glob("step_*/lora.safetensors"))
 
 

@@ -1,4 +1,4 @@
-"""What a job has recorded so far: losses, held-out losses, warnings; in memory and in its folder."""
+"""Records losses, held-out losses and warnings of a job, in memory and in its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .tensorboard import Board
 log = logging.getLogger(__name__)
 
 MOST_LOSSES = 10000
-"""Newest losses that a person is given."""
+"""The largest number of losses that a person gets. Older ones are left out."""
 Tolerated = Literal["metrics", "state", "LoRA", "best LoRA", "workflow"]
 TOLERATED: dict[Tolerated, str] = {
     "metrics": "The metrics could not be recorded",
@@ -26,25 +26,26 @@ TOLERATED: dict[Tolerated, str] = {
     "best LoRA": "The best LoRA could not be written to the job's folder",
     "workflow": "The workflow could not be written to the job's folder",
 }
-"""What a disk may refuse to take without an end to the training: it is in memory still, or can be made again."""
+"""The warning for each thing whose writing may fail without ending the training, because it is still in memory or can
+be made again."""
 
 
 class History:
-    """Grows by a line a step. A disk that is full or read-only costs lines in the file, never the training."""
+    """Keeps a line per step. A disk that is full or read-only costs lines in the file, but never the training."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
         self.step, self.skipped = 0, 0
         self.learning_rate: float | None = None
         self.losses: list[float] = []
-        """Of every step that was not skipped."""
+        """The loss of every step that was not skipped."""
         self.held_out = Curve()
         self.warnings: list[str] = []
         self._seconds: deque[float] = deque(maxlen=20)
         self._board: Board | None = None
 
     def read(self, up_to: int | None = None) -> None:
-        """Takes up what an earlier process recorded; with `up_to`, drops for good what came after that step."""
+        """Reads what the folder has on record. With `up_to`, it drops for good what came after that step."""
         lines = self._folder.metrics()
         if up_to is not None:
             self._board = Board(self._folder.path, up_to)
@@ -60,7 +61,7 @@ class History:
         self.held_out = Curve(bases[0] if bases else None, points)
 
     def add_step(self, result: StepResult, seconds: float) -> None:
-        """A step that was taken, or skipped."""
+        """Records a step that was taken or skipped."""
         self.step, self.learning_rate = self.step + 1, result.learning_rate
         self._seconds.append(seconds)
         loss, norm = (None, None) if result.skipped else (result.loss, result.grad_norm)  # JSON has no NaN
@@ -74,12 +75,12 @@ class History:
                       "seconds": round(seconds, 4)})
 
     def add_base(self, loss: float) -> None:
-        """The held-out loss of the model without the adapter."""
+        """Records the held-out loss of the model without the adapter."""
         self.held_out.base = loss
         self._append({"step": self.step, "validation_base": loss})
 
     def add_held_out(self, loss: float) -> bool:
-        """The held-out loss after the last step. True if it is a new best."""
+        """Records the held-out loss after the last step. Returns True if it is a new best."""
         self.held_out.points.append((self.step, loss))
         self._append({"step": self.step, "validation": loss})
         return self.held_out.best == (self.step, loss)
@@ -92,25 +93,25 @@ class History:
 
     @property
     def step_seconds(self) -> float:
-        """How long a step takes; 0 before the first one of this process."""
+        """Returns the seconds that a step takes: the median of the last 20, or 0 before the process's first step."""
         return statistics.median(self._seconds) if self._seconds else 0.0
 
     @contextlib.contextmanager
     def tolerating(self, what: Tolerated) -> Iterator[None]:
-        """What fails to be written inside is reported, and training goes on."""
+        """Turns an OSError raised inside into a warning, so that training goes on."""
         try:
             yield
         except OSError as err:
             self.warn(f"{TOLERATED[what]}: {err}. Training goes on; make room on the disk.")
 
     def warn(self, message: str) -> None:
-        """Tells a person something, once."""
+        """Logs a message and adds it to the warnings that a person sees, if it is not there yet."""
         log.warning("%s", message)
         if message not in self.warnings:
             self.warnings.append(message)
 
     def facts(self, total: int) -> dict[str, Any]:
-        """What a person sees of it, as plain values. `total`: steps of the whole run."""
+        """Returns what a person sees of the history, as plain values. `total` is the steps of the whole run."""
         curve = self.held_out
         overfitting = curve.overfitting(self.losses)
         return {

@@ -1,4 +1,4 @@
-"""A training job: what it is, what state it is in, and what it can be told."""
+"""Defines a training job: what it is, what state it is in, and what it can be told."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .workflow import Graph
 log = logging.getLogger(__name__)
 
 Listener = Callable[["Job", str, dict[str, Any]], None]
-"""Hears the job, what happened to it, and the facts of that."""
+"""A function that is called with the job, what happened to it, and the facts of that."""
 
 
 class Job:
-    """One training, on disk for good and in memory while this process lives. Its state in memory and on disk change
-    together, under its lock. It knows no queue: the book has that."""
+    """Stands for one training, on disk for good and in memory while this process lives. Its state changes in memory and
+    on disk together, under its lock. It knows nothing of the queue, which the book has."""
 
     def __init__(self, folder: JobFolder, facts: dict[str, Any], listeners: Sequence[Listener] = ()) -> None:
-        """`facts`: what `job.json` holds. Raises ValueError if its recipe is not one of this version."""
+        """`facts` is what `job.json` holds. Raises KeyError, TypeError or ValueError if this version cannot use it."""
         self.id, self.folder, self.lock = folder.path.name, folder, threading.RLock()
         self.card = Card(folder, facts)
         self.state: State = facts["state"]
@@ -42,32 +42,32 @@ class Job:
         self.graph: Graph | None = folder.read_graph()
         self.history = History(folder)
         self.ended = threading.Event()
-        """Set while it neither trains nor waits for its turn."""
+        """Is set while the job neither trains nor waits for its turn."""
         self.ended.set()
         self.wish: Wish | None = None
-        """What shall become of it after the step under way."""
+        """What is to happen to the job after the step under way; None if it just goes on."""
         self.awaited = ""
-        """The prompt that will bring its model back, if one was asked for."""
+        """The id of the prompt that will bring the job's model back, or COMING; empty if no prompt will."""
         self.waited_for = False
-        """Whether a prompt waits for this job. The program's stop button then means it."""
+        """Whether a prompt waits for this job. The program's stop button then means this job."""
         self.interrupted = self.closing = False
-        """Whether the program's stop button ended this job, and not its own; whether the program ends."""
+        """Whether the program's stop button, and not the job's own, ended this job; whether the program is ending."""
         self.task: Task | None = None
-        """Kept while it may go on: it holds the model."""
+        """The job's task, which holds the model. It is kept only while the job may go on at once."""
         self.prepared: Prepared | None = None
         self.unwritten: Lora | None = None
-        """The finished LoRA, if the disk did not take it."""
+        """The finished LoRA, while the disk has not taken it."""
         self.cut_short = 0
-        """How often, in this process, it ended before its time."""
+        """How often the job ended before its time in this process."""
         self._source: Callable[[], Lora | None] | None = None
         self._asked: set[str] = set()
-        """What shall be done once, after the step under way."""
+        """The actions ("save", "sample") that are to be done once, after the step under way."""
 
     # What others ask of a job
 
     def lora(self, which: Which | int) -> Lora | None:
-        """The LoRA as it is now, the one with the lowest held-out loss if one was measured, or that of a step in
-        `snapshots`; None before the first step. The caller holds the lease, or the job has ended."""
+        """Returns the LoRA as it is now, the one with the lowest held-out loss if that was measured, or that of a step
+        in `snapshots`; None before the first step. The caller holds the lease, or the job has ended."""
         if isinstance(which, int):
             return self.folder.read_lora(which)
         if which == "best" and (best := self.folder.read_lora("best")):
@@ -80,15 +80,15 @@ class Job:
         return self.folder.newest_lora()
 
     def version(self, which: Which | int) -> tuple:
-        """Changes when `lora` would give another LoRA."""
+        """Returns a value that changes when `lora` would return another LoRA."""
         best = self.history.held_out.best if which == "best" else None
         return self.id, which, best[0] if best else self.history.step
 
     def why_not(self, action: str) -> str:
-        """A sentence if the action is not possible now; else nothing."""
+        """Returns a sentence that says why the action is not possible now; empty if it is possible."""
         possible = ACTIONS[action]
         if self.state not in possible:
-            return f"This job is {self.state}, so '{action}' is not possible. It is when a job is {any_of(possible)}."
+            return f"This job is {self.state}, so '{action}' is not possible. It must be {any_of(possible)}."
         if self.wish and action in DURING_TRAINING:
             return f"This job is about to {self.wish}, after the step under way. Ask again when it has."
         if action in self._asked:
@@ -106,17 +106,17 @@ class Job:
         if reason := self.why_not(action):
             raise Refused(reason)
 
-    # What a person wants of it. Each raises Refused if it does not go with the state
+    # What a person wants of the job. Each method raises Refused if the job's state does not allow it
 
     def want(self, wish: Wish) -> None:
-        """Notes what shall become of the training after the step under way."""
+        """Notes what is to happen to the training after the step under way."""
         with self.lock:
             self.check(wish)
             self.wish, self.message = wish, f"About to {wish}, after this step."
             self.notify("progress")
 
     def end(self, wish: Wish) -> None:
-        """Pauses, stops or discards it at once: it is not in the training thread."""
+        """Pauses, stops or discards the job at once. The job must not be in the training thread."""
         with self.lock:
             if wish == "pause":
                 self.rest("paused", self.where("Paused", "Resume to go on."))
@@ -135,7 +135,7 @@ class Job:
             self._tell()
 
     def share(self, sharing: Sharing) -> None:
-        """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for no such rule."""
+        """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for an unknown rule."""
         if sharing not in get_args(Sharing):
             raise ValueError(f"policy must be one of {', '.join(get_args(Sharing))}, got {sharing!r}.")
         with self.lock:
@@ -143,7 +143,7 @@ class Job:
             self._tell()
 
     def lengthen(self, config: TrainConfig) -> None:
-        """Takes a recipe with more `extra_steps`; a training goes on by it after the step under way."""
+        """Takes a recipe with more `extra_steps`. A job that trains follows it after the step under way."""
         with self.lock:
             self.check("extend")
             self.config = config
@@ -156,7 +156,7 @@ class Job:
             self._tell()
 
     def queue(self, task: Task | None = None, graph: Graph | None = None) -> None:
-        """Takes a new task, or keeps the one it has, and waits for its turn."""
+        """Takes a new task, or keeps the one it has, and enters the state "queued"."""
         with self.lock:
             if task:
                 self.task, self.prepared, self.config = task, None, task.config
@@ -167,18 +167,18 @@ class Job:
             self.enter("queued")
 
     def was_queued(self, sharing: Sharing) -> None:
-        """A prompt with this job's workflow runs: what was awaited is there."""
+        """Notes that a prompt with this job's workflow runs, so that none is awaited any more."""
         with self.lock:
             self.sharing, self.awaited = sharing, ""
 
     def await_prompt(self, prompt_id: str) -> None:
-        """A prompt will bring its model back; COMING if it has no id yet."""
+        """Notes the prompt that will bring the job's model back; COMING if it has no id yet."""
         with self.lock:
             self.awaited = prompt_id
             self.notify("progress")
 
     def not_coming(self, message: str, prompt_id: str = "") -> None:
-        """The prompt that was to bring the model back did not; with `prompt_id`, only if it is still that one."""
+        """Notes that no prompt brings the model back; with `prompt_id`, only if that prompt is still awaited."""
         with self.lock:
             if prompt_id in ("", self.awaited):
                 self.awaited, self.message = "", message or self.message
@@ -186,7 +186,7 @@ class Job:
 
     @contextlib.contextmanager
     def waited_on(self) -> Iterator[None]:
-        """While inside, a prompt waits for it."""
+        """Notes, while inside, that a prompt waits for the job."""
         self.waited_for = True
         try:
             yield
@@ -194,18 +194,18 @@ class Job:
             self.waited_for = False
 
     def interrupt(self) -> None:
-        """The program's stop button was pressed by somebody who meant this job."""
+        """Notes that somebody who meant this job pressed the program's stop button."""
         self.interrupted = True
 
     def close(self) -> None:
-        """The program ends, and what waits for this job goes no further."""
+        """Notes that the program ends, so that what waits for this job goes no further."""
         self.closing = True
 
     # What the training thread asks of it
 
     def start(self) -> Task:
-        """It is its turn. Gives its task, with every extension that was asked for until now."""
-        with self.lock:  # what extends it comes before, and is in its task, or after, and is a wish
+        """Begins the job's turn. Returns its task, with every extension that was asked for until now."""
+        with self.lock:  # an extension comes before this, and is in the task, or after it, and is a wish
             assert self.task is not None, "a job in the queue has a task"
             if self.wish == "extend":
                 self.wish = None
@@ -213,11 +213,11 @@ class Job:
             return self.task
 
     def lend(self, source: Callable[[], Lora | None] | None) -> None:
-        """`source` gives the LoRA as it is while the job trains; None when it no longer does."""
+        """Takes a `source` that returns the LoRA as it is while the job trains; None when it no longer trains."""
         self._source = source
 
     def keep(self, prepared: Prepared) -> None:
-        """Keeps what was prepared, for when it goes on."""
+        """Keeps what was prepared, for the time when the job goes on."""
         self.prepared = prepared
 
     def hold(self, lora: Lora | None) -> None:
@@ -225,12 +225,12 @@ class Job:
         self.unwritten = lora
 
     def takes(self, name: str) -> bool:
-        """Whether this was asked for; it is then no longer."""
+        """Returns whether this was asked for, and forgets that it was."""
         with self.lock:
             return name in self._asked and not self._asked.remove(name)
 
     def progress(self, message: str | None = None) -> None:
-        """Tells all listeners how far it is. `message`: what is being done, for a person."""
+        """Tells all listeners how far the job is. `message` tells a person what is being done."""
         with self.lock:
             self.message = self.message if message is None else message
             if self.card.behind:
@@ -238,7 +238,7 @@ class Job:
             self.notify("progress")
 
     def enter(self, state: State, message: str = "") -> None:
-        """Changes the state, here and on disk."""
+        """Changes the state, in memory and on disk."""
         with self.lock:
             self.state, self.message = state, message
             if state not in ("preparing", "training"):
@@ -248,7 +248,7 @@ class Job:
             self._tell()
 
     def rest(self, state: State, message: str) -> None:
-        """It neither trains nor waits any more. What is paused keeps its model, to go on at once."""
+        """Enters a state in which the job neither trains nor waits. A paused one keeps its model, to go on at once."""
         with self.lock:  # whoever sees the new state may queue it again
             self.enter(state, message)
             if state != "paused":
@@ -257,7 +257,7 @@ class Job:
             self.ended.set()
 
     def forget(self) -> None:
-        """Drops what was learned, for good."""
+        """Removes what was learned, for good, and stops the job."""
         with self.lock:
             stopped = f"Stopped at step {self.history.step}, "
             try:
@@ -270,7 +270,7 @@ class Job:
             self.rest("stopped", message)
 
     def where(self, what: str, then: str) -> str:
-        """A sentence on how far it came."""
+        """Returns what happened, how far the job came, and what to do then, in words."""
         what, then = ("ComfyUI was closed", "Resume to go on.") if self.closing else (what, then)
         step, total = self.history.step, self.config.total_steps
         return f"{what} {f'at step {step} of {total}' if step else 'before training began'}. {then}"
@@ -292,7 +292,7 @@ class Job:
 
     def notify(self, event: str, **facts: Any) -> None:
         """Tells all listeners: "progress" when anything about the job has changed, "sample" with the facts of a new
-        picture. What goes wrong with them is no matter of the training's."""
+        picture, "deleted" when it is gone. A listener that fails is logged and does not disturb the training."""
         for listener in list(self.listeners):
             try:
                 listener(self, event, facts)

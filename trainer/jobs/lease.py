@@ -1,5 +1,5 @@
-"""Who has the GPU. One lease for the whole process: prompts hold it from start to end, training for one step at a
-time."""
+"""Decides who has the GPU. The whole process has one lease: prompts hold it from start to end, training holds it for
+one step at a time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 Sharing = Literal["prompts first", "fair share", "training first"]
-"""Who goes first when prompts and a training both want the GPU."""
+"""The rules for who goes first when prompts and a training both want the GPU."""
 LOOK = 0.05
-"""Seconds between two looks at what does not call: the program's queue of prompts and its stop button."""
+"""Seconds between two looks at what gives no notice of a change: the program's queue of prompts and its stop button."""
 
 
 def _never() -> bool:
@@ -20,15 +20,15 @@ def _never() -> bool:
 
 
 class Withdrawn(Exception):
-    """Who waited for the lease does not want it any more."""
+    """Is raised when whoever waited for the lease no longer wants it."""
 
 
 class Lease:
-    """A lock with a rule for who goes next.
+    """A lock that decides by a rule who goes next.
 
-    Under "prompts first" a prompt waits for at most one step, and training until no prompt runs or is queued. Under
-    "fair share" training, once prompts keep coming, gets as much time as each of them took before the next one. Under
-    "training first" prompts wait until no job trains."""
+    Under "prompts first" a prompt waits for at most one step, and training waits until no prompt runs or is queued.
+    Under "fair share", while prompts keep coming, training gets after each prompt as much time as that prompt took.
+    Under "training first" prompts wait until no job trains."""
 
     def __init__(self) -> None:
         self.prompts_queued: Callable[[], bool] = _never
@@ -36,19 +36,19 @@ class Lease:
         self._changed = threading.Condition()
         self._held = False
         self._owner: int | None = None
-        """The thread that has it."""
+        """The thread that holds the lease."""
         self._waiting = self._urgent = self._lent = 0
-        """Prompts that wait; those of them that no rule holds back; those that wait for a job."""
+        """How many prompts wait; how many of them no rule holds back; how many lend the lease and wait for a job."""
         self._rule: Callable[[], Sharing] | None = None
-        """Of the job that trains; None while none does."""
+        """Gives the rule of the job that trains; None while no job trains."""
         self._owed = self._since = 0.0
-        """Seconds that training may take before the next prompt; when the present prompt took the lease."""
+        """Seconds that training may take before the next prompt; the time when the present prompt took the lease."""
         self._prompt_turns = 0
 
     # For prompts
 
     def take_for_prompt(self, hurry: Callable[[], bool] = _never) -> None:
-        """Blocks until it is a prompt's turn; once `hurry` is true, only for the step under way."""
+        """Takes the lease when it is a prompt's turn. Once `hurry` is true, it waits only for the step under way."""
         with self._changed:
             self._waiting += 1
             try:
@@ -63,7 +63,7 @@ class Lease:
             self._begin_prompt()
 
     def give_back(self) -> None:
-        """A prompt is over, or lends its lease."""
+        """Gives the lease back, because a prompt is over or lends it."""
         with self._changed:
             if self._rule:
                 self._owed += time.monotonic() - self._since
@@ -72,7 +72,8 @@ class Lease:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """For a prompt that waits for a job: while inside, jobs may train. It takes the lease back before any other."""
+        """Lends the lease of a prompt that waits for a job: while inside, jobs may train. The prompt then takes it back
+        before anybody else."""
         with self._changed:
             self._lent += 1
         self.give_back()
@@ -85,8 +86,8 @@ class Lease:
 
     @contextlib.contextmanager
     def briefly(self) -> Iterator[None]:
-        """For who changes what is loaded outside a prompt: held before any other, after the step under way. A thread
-        that has the lease goes on with it."""
+        """Holds the lease for somebody who changes outside a prompt what is loaded. They get it before anybody else,
+        after the step under way. A thread that already has the lease goes on with it."""
         if self._owner == threading.get_ident():
             yield
             return
@@ -101,7 +102,7 @@ class Lease:
 
     @contextlib.contextmanager
     def training(self, rule: Callable[[], Sharing]) -> Iterator[None]:
-        """While inside a job trains, and prompts wait for it as its rule says."""
+        """Notes, while inside, that a job trains, so that prompts wait for it as its rule says."""
         with self._changed:
             self._rule, self._owed = rule, 0.0
         try:
@@ -127,23 +128,23 @@ class Lease:
                 self._free()
 
     def prompt_turns(self) -> int:
-        """Changes whenever a prompt takes the lease and whenever it gives it back. In between it may have moved,
-        patched or unloaded the model."""
+        """Returns a number that changes whenever a prompt takes the lease or gives it back. In between, the prompt may
+        have moved, patched or unloaded the model."""
         return self._prompt_turns
 
     @property
     def prompt_is_waiting(self) -> bool:
-        """Whether a prompt waits for the lease."""
+        """Returns whether a prompt waits for the lease."""
         return self._waiting > 0
 
     def prompt_is_next(self) -> bool:
-        """Whether a prompt waits that goes before the next step."""
+        """Returns whether a prompt waits that goes before the next step."""
         with self._changed:
             return self._waiting > 0 and (self._urgent > 0 or self._prompts_go_first())
 
     @property
     def idle(self) -> bool:
-        """Whether nobody has it, waits for it or trains."""
+        """Returns whether nobody holds the lease, waits for it or trains."""
         with self._changed:
             return not (self._held or self._waiting or self._lent or self._rule)
 

@@ -1,6 +1,6 @@
-"""One go at training a job, in the training thread: from its newest state until it is done or a person wants otherwise.
+"""Trains a job once, in the training thread: from its newest state until it is done or a person wants otherwise.
 
-It holds the lease for a step, a picture or an encoding at a time, and never between them."""
+A run holds the lease for one step, one picture or one encoding at a time, and never between them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from .lease import Lease, Withdrawn
 log = logging.getLogger(__name__)
 
 GIVES_WAY = 3
-"""How many times a picture is left for a prompt and begun again. Then it is finished: else prompts that keep coming
-would hold up the training as well."""
+"""How many times a picture is left for a prompt and begun again. After that it is finished, because prompts that keep
+coming would otherwise hold up the training as well."""
 
 
 class Run:
-    """Raises what ends it against its will; what it did until then is saved."""
+    """Trains one job. An error during training is raised after the state is saved. NotFinite saves no state."""
 
     def __init__(self, job: Job, task: Task, lease: Lease) -> None:
         self._job, self._task, self._lease = job, task, lease
@@ -67,7 +67,7 @@ class Run:
     # Training
 
     def _new_trainer(self) -> Trainer:
-        """Where the newest state left off."""
+        """Returns a trainer that goes on where the newest state left off."""
         with self._hold():
             trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start,
                               self._lease.prompt_turns)
@@ -100,7 +100,7 @@ class Run:
 
     @contextlib.contextmanager
     def _hold(self) -> Iterator[None]:
-        """The lease, for what is of no use any more once the job shall end. Raises Withdrawn then."""
+        """Holds the lease for work that is of no use once the job is to end. Raises Withdrawn if it is to end."""
         if self._job.wish:
             raise Withdrawn
         with self._lease.step(self._shall_end):
@@ -111,7 +111,7 @@ class Run:
 
     def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
         with self._hold():
-            trainer.model.bring()  # which is not a part of the step's time
+            trainer.model.bring()  # before the clock starts, because it is no part of the step
             began = time.perf_counter()
             return trainer.step(), time.perf_counter() - began
 
@@ -122,7 +122,8 @@ class Run:
             self._job.write()
 
     def _lora_now(self, trainer: Trainer) -> Lora | None:
-        """Where the model's weights are needed, None if a prompt holds them and the job shall end."""
+        """Returns the LoRA as it is now, or None if it depends on the model's weights, a prompt holds them, and the job
+        is to end."""
         if not self._reads_weights:
             return self._lora(trainer)
         with contextlib.suppress(Withdrawn), self._lease.step(self._shall_end):
@@ -130,14 +131,14 @@ class Run:
         return None
 
     def _lora(self, trainer: Trainer) -> Lora:
-        """The LoRA as it is now, with what its file tells about it. Where its file depends on the model's weights, the
+        """Returns the LoRA as it is now, with the metadata of its file. If the LoRA depends on the model's weights, the
         caller holds the lease."""
         tensors = trainer.model.run(trainer.lora) if self._reads_weights else trainer.lora()
         return Lora(tensors, metadata(self._config, self._task.dataset, self._task.host.family, trainer.steps_done,
                                       self._folder.newest_sample()))
 
     def _end(self, trainer: Trainer | None) -> None:
-        """Leaves the job in the state that was wished, or done. `trainer`: None if training has not begun."""
+        """Leaves the job in the state that was wished, or done. `trainer` is None if training has not begun."""
         job, step, total = self._job, self._history.step, self._config.total_steps
         complete = trainer is not None and (step >= total or self._stalled)
         with job.lock:  # from here on nothing else can be wished
@@ -160,7 +161,7 @@ class Run:
             job.rest("stopped", job.where("Stopped", "Queue again to go on."))
 
     def _keep(self, trainer: Trainer | None) -> None:
-        """Writes the LoRA that others shall find."""
+        """Writes the LoRA to the job's folder, where others look for it."""
         if not self._history.step:
             return
         if trainer:
@@ -178,8 +179,8 @@ class Run:
     # Looking
 
     def _look(self, trainer: Trainer, *, beginning: bool = False) -> None:
-        """Held-out loss and preview pictures, when they are due: at the start, every so often, at the end, on demand.
-        `beginning`: no step was taken yet; only what an earlier run left out when it was told to end."""
+        """Measures the held-out loss and draws previews when they are due: at the start, every so often, at the end and
+        on demand. With `beginning`, before this run's first step, it does only what an earlier run left out."""
         step, last, preview = trainer.steps_done, trainer.steps_done == self._config.total_steps, self._task.preview
         if self._held_out.parts and (step % self._config.validate_every == 0 or last):
             if not (beginning and any(at == step for at, _ in self._history.held_out.points)):
@@ -191,8 +192,8 @@ class Run:
 
     @property
     def _stalled(self) -> bool:
-        """Whether the held-out loss has found no new best for as long as the recipe waits. Who extends a job wants all
-        of its steps."""
+        """Returns whether the held-out loss has had no new best for as long as the recipe waits. A job that was
+        extended never stalls, because whoever extends a job wants all of its steps."""
         patience = 0 if self._config.extra_steps else self._config.early_stop_patience
         return 0 < patience <= self._history.held_out.since_best
 
@@ -200,7 +201,7 @@ class Run:
         if self._history.held_out.base is None:
             self._history.add_base(self._measure(trainer, base=True))
         loss = self._measure(trainer)
-        with self._hold():  # before the loss is told: if the job shall end, it is measured again another time
+        with self._hold():  # before the loss is recorded: if the job is to end, it is measured again another time
             lora = self._lora(trainer)
         if self._history.add_held_out(loss):
             with self._history.tolerating("best LoRA"):
@@ -208,7 +209,7 @@ class Run:
         self._job.progress()
 
     def _measure(self, trainer: Trainer, *, base: bool = False) -> float:
-        """The mean held-out loss."""
+        """Returns the mean held-out loss; with `base`, that of the model without the adapter."""
         losses: list[float] = []
         for part in self._held_out.parts:
             with self._hold():
@@ -216,7 +217,7 @@ class Run:
         return statistics.fmean(losses)
 
     def _sample(self, trainer: Trainer, samples: dict[int, Sample]) -> None:
-        """A round of previews. One that fails is reported; training goes on."""
+        """Draws a round of previews. If one fails, a warning says so and training goes on."""
         lora, step, samplers = self._lora_now(trainer), trainer.steps_done, {}
         if lora is None:
             raise Withdrawn
@@ -235,7 +236,7 @@ class Run:
                 self._history.warn(f"The preview at step {step} failed ({err}). Training goes on.")
 
     def _draw(self, make: Callable[[float], Sampler], sample: Sample, samplers: dict[float, Sampler]) -> Tensor:
-        """A picture, with one sampler for each strength. It gives way to prompts, and begins again."""
+        """Draws a picture, with one sampler for each strength. Drawing gives way to prompts and then begins again."""
         texts, strength, begun = self._prepared.texts, sample.settings.strength, 0
         while True:
             begun += 1
@@ -246,7 +247,8 @@ class Run:
                 return samplers[strength](texts[sample.prompt], texts[sample.negative], sample.settings, give_way)
 
     def _texts(self, step: int, sample: Sample) -> dict[str, Any]:
-        """What a picture carries: the workflow, so that dropping it on the canvas brings the graph back."""
+        """Returns the texts that a picture carries. The workflow is one of them, so that dropping the picture on the
+        canvas brings the graph back."""
         about = {"job": self._job.id, "step": step, "prompt": sample.prompt, "negative": sample.negative,
                  **dataclasses.asdict(sample.settings)}
         graph = self._job.graph
@@ -256,8 +258,8 @@ class Run:
     # What a person does meanwhile
 
     def _on_interrupt(self, err: Interrupted) -> None:
-        """The program's stop button: meant for us if a prompt waits for us, else for a prompt that waits for the
-        lease."""
+        """Handles the program's stop button. It is meant for this job if a prompt waits for the job, otherwise for a
+        prompt that waits for the lease."""
         if self._job.waited_for:
             self._job.interrupt()
             if not self._job.why_not("stop"):

@@ -1,4 +1,4 @@
-"""The states of a job, and what can be done with it in each."""
+"""Lists the states of a job and what can be done with it in each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 State = Literal["queued", "preparing", "training", "paused", "finishing", "done", "stopped", "failed"]
 Wish = Literal["pause", "stop", "discard", "extend"]
-"""What shall become of a training after the step under way."""
+"""What a person wants to happen to a training after the step under way."""
 
 ACTIVE: tuple[State, ...] = ("queued", "preparing", "training", "finishing")
 ACTIONS: dict[str, tuple[State, ...]] = {
@@ -25,15 +25,15 @@ ACTIONS: dict[str, tuple[State, ...]] = {
 """The states in which each action is possible."""
 DURING_TRAINING = ("pause", "stop", "discard", "save", "sample", "extend")
 REQUEUED = ("resume", "extend", "duplicate")
-"""These may need the job's workflow to be queued again."""
+"""The actions that may need the job's workflow to be queued again."""
 COMING = "soon"
-"""What `Job.awaited` says until the prompt that brings a job's model back has an id."""
+"""The value of `Job.awaited` until the prompt that brings a job's model back has an id."""
 
 
 class Refused(Exception):
-    """An action does not go with the state of a job. The text says why."""
+    """Is raised when a job's state does not allow an action. The text says why."""
 
 
 def any_of(states: tuple[State, ...]) -> str:
-    """States in words: "queued, preparing or training"."""
+    """Returns states in words: "queued, preparing or training"."""
     return " or ".join(filter(None, (", ".join(states[:-1]), states[-1])))

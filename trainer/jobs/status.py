@@ -1,4 +1,4 @@
-"""What a person sees of a job, as plain values."""
+"""Describes a job as a person sees it, in plain values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .states import ACTIONS
 
 
 def status(job: Job, position: int | None) -> dict[str, Any]:
-    """What changes from step to step. `position`: how many jobs are before it; None if it does not wait."""
+    """Returns what changes from step to step. `position`: how many jobs are before it; None if it does not wait."""
     with job.lock:
         facts = job.history.facts(job.config.total_steps)
         left, warnings = facts.pop("seconds_left"), facts.pop("warnings")
@@ -23,7 +23,7 @@ def status(job: Job, position: int | None) -> dict[str, Any]:
 
 
 def details(job: Job, position: int | None) -> dict[str, Any]:
-    """`status`, and what takes longer to find out."""
+    """Returns `status` and what takes longer to find out."""
     return {**status(job, position), "losses": job.history.losses[-MOST_LOSSES:], "samples": job.folder.samples(),
             "snapshots": job.folder.snapshots(), "disk_bytes": job.folder.bytes_used(),
             "recipe": job.config.as_dict(), "dataset": job.card.facts["dataset"], "images": job.card.facts["images"],

@@ -1,4 +1,4 @@
-"""A job's metrics as TensorBoard event files, if the package `tensorboard` is installed."""
+"""Writes a job's metrics as TensorBoard event files, if the package `tensorboard` is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 TAGS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate",
         "seconds": "train/seconds", "validation": "held_out/loss", "validation_base": "held_out/base"}
-"""A field of a line of `metrics.jsonl` → the curve it belongs to."""
+"""Maps each field of a line of `metrics.jsonl` to the name of its curve."""
 
 
 class Board:
@@ -28,8 +28,8 @@ class Board:
     of lines. Here a line is in the file, whole, when `add` returns; no thread and no open file stay behind."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """`step`: the last one that was done before. What earlier files tell of later ones is hidden, for they are
-        done again.
+        """`step` is the last step that was done before. What earlier files say about later steps is hidden, because
+        those are done again.
 
         Imports tensorboard, which takes a tenth of a second. Writes nothing yet and raises nothing."""
         self._path = folder / "tensorboard" / f"events.out.tfevents.{time.time_ns()}"  # files are read in this order
@@ -37,7 +37,7 @@ class Board:
         self._modules = _load() if importlib.util.find_spec("tensorboard") else None
 
     def add(self, facts: dict[str, Any]) -> None:
-        """Writes what a line of `metrics.jsonl` tells of its step. Values that are None are left out.
+        """Writes what a line of `metrics.jsonl` says about its step. Values that are None are left out.
 
         Raises OSError if it cannot be written. The file then ends with the line before, and the next may succeed."""
         values = {tag: facts[name] for name, tag in TAGS.items() if facts.get(name) is not None}
@@ -55,29 +55,29 @@ class Board:
         self._append(content.getvalue(), size)
 
     def _opening(self, proto: ModuleType) -> list[Any]:
-        """What a file begins with: its version, and from which step on earlier files no longer count."""
+        """Returns the events that begin a file: its version, and from which step on earlier files no longer count."""
         now = time.time()
         start = proto.SessionLog(status=proto.SessionLog.START)
         return [proto.Event(wall_time=now, file_version="brain.Event:2"),
                 proto.Event(wall_time=now, step=self._hidden_from, session_log=start)]
 
     def _append(self, content: bytes, size: int) -> None:
-        """All of it at the end of the file, which has `size` bytes, or nothing."""
+        """Writes all of `content` at the end of the file, which has `size` bytes, or nothing. Raises OSError."""
         try:
             with self._path.open("ab") as file:
                 file.write(content)
         except OSError:
             with contextlib.suppress(OSError):
-                os.truncate(self._path, size)  # behind half a record TensorBoard would read nothing more
+                os.truncate(self._path, size)  # TensorBoard reads nothing after half a record
             raise
 
 
 def _load() -> tuple[ModuleType, ModuleType] | None:
-    """The modules that make events and records; None, with a warning, if what is installed does not work."""
+    """Returns the modules that make events and records; None, with a warning, if what is installed does not work."""
     try:
         return (importlib.import_module("tensorboard.compat.proto.event_pb2"),
                 importlib.import_module("tensorboard.summary.writer.record_writer"))
-    except Exception as err:  # an unfit protobuf raises TypeError, for one; no training should end for want of a curve
+    except Exception as err:  # a wrong protobuf raises TypeError, for example; missing curves must not end a training
         log.warning("tensorboard is installed but does not load (%s: %s). No event files are written. Reinstall it, or "
                     "uninstall it.", type(err).__name__, err)
         return None

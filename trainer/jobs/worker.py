@@ -1,4 +1,4 @@
-"""Jobs that wait for their turn, and the one thread that trains them, one after the other."""
+"""Keeps the jobs that wait for their turn, and trains them in one thread, one after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """The thread is a daemon, since what it needs is on disk, and ends when there is nothing to train."""
+    """Trains queued jobs in a thread. The thread is a daemon, because what it needs is on disk, and ends when there is
+    nothing to train."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease, self._lock = lease, threading.Lock()
@@ -29,7 +30,7 @@ class Worker:
                 self._thread.start()
 
     def remove(self, job: Job) -> bool:
-        """Takes a job out of the queue. False if it has had its turn already."""
+        """Takes a job out of the queue. Returns False if it has had its turn already."""
         with self._lock:
             found = job in self._jobs
             if found:
@@ -37,8 +38,8 @@ class Worker:
             return found
 
     def move(self, job: Job, position: int) -> bool:
-        """Moves a job to a place in the queue, 0 is next; beyond the end is the end. False if it has had its turn
-        already."""
+        """Moves a job to a place in the queue: 0 is next, and a place beyond the end is the end. Returns False if the
+        job has had its turn already."""
         with self._lock:
             found = job in self._jobs
             if found:
@@ -47,12 +48,12 @@ class Worker:
             return found
 
     def position(self, job: Job) -> int | None:
-        """How many jobs are before it; None if it does not wait."""
+        """Returns how many jobs are before this one, or None if it does not wait."""
         with self._lock:
             return self._jobs.index(job) if job in self._jobs else None
 
     def join(self, seconds: float) -> bool:
-        """Waits for the thread to end. False if it has not: it has jobs, or takes longer."""
+        """Waits for the thread to end. Returns False if it has not, because it has jobs or takes longer."""
         thread = self._thread
         if thread:
             thread.join(seconds)
@@ -69,7 +70,8 @@ class Worker:
                 self._train(job)
 
     def _train(self, job: Job) -> None:
-        """From its newest state until it is done or a person wants otherwise. A failure becomes its state."""
+        """Trains a job from its newest state until it is done or a person wants otherwise. If that fails, the job
+        enters the state "failed"."""
         again = True
         while again:
             try:

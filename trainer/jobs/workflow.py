@@ -1,4 +1,4 @@
-"""The workflow that a job came from: what it needs to go on after a restart, and what its samples carry."""
+"""Holds the workflow that a job came from. The job needs it to go on after a restart, and its samples carry it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 Node = dict[str, Any]
-"""class_type and inputs, as ComfyUI's API writes a node."""
+"""A node as ComfyUI's API writes it, with its class_type and inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A train node and all that it depends on."""
+    """Holds a train node and everything that it depends on."""
 
     prompt: dict[str, Node]
-    """Nodes by id, in API form."""
+    """The nodes by their ids, in API form."""
     node: str
-    """Id of the train node."""
+    """The id of the train node."""
     workflow: dict[str, Any] | None = None
     """The workflow as the canvas saves it, if it was queued from there."""
 
     @classmethod
     def of(cls, prompt: dict[str, Node], node: str, workflow: dict[str, Any] | None = None) -> Graph | None:
-        """Out of a whole prompt; None if the node was made while the prompt ran, by another one."""
+        """Takes a node's graph out of a whole prompt. Returns None if another node made it while the prompt ran."""
         if node not in prompt:
             return None
         needed, found = [node], {}
@@ -36,17 +36,17 @@ class Graph:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Of the train node."""
+        """Returns the inputs of the train node."""
         return self.prompt[self.node]["inputs"]
 
     def changed(self, changes: dict[str, Any]) -> Graph:
-        """With other inputs of the train node; a name may be that of an input inside a preset."""
+        """Returns the graph with other inputs of the train node. A name may be that of an input inside a preset."""
         nested = {name.rsplit(".", 1)[-1]: name for name in self.inputs}
         inputs = {**self.inputs, **{nested.get(name, name): value for name, value in changes.items()}}
         return replace(self, prompt={**self.prompt, self.node: {**self.prompt[self.node], "inputs": inputs}})
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Returns the graph as plain values, for JSON."""
         return {"prompt": self.prompt, "node": self.node, "workflow": self.workflow}
 
 

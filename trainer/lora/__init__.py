@@ -1,1 +1,1 @@
-"""LoRAs: the kinds of adapter, how they sit in a view, and how they lie in a file."""
+"""Defines the kinds of adapter, puts them into a view, and reads and writes them as LoRA files."""

@@ -1,5 +1,5 @@
-"""LoRA files: what they are called, how they come to lie in the loras folder, and what every one of them says of
-itself."""
+"""Saves and loads LoRA files: their names, how they are written into the loras folder, and the metadata that every one
+of them has."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .formats import STORED, Families, Format, write
 
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALES = tuple(name for kind in STORED.values() for name in kind.more)
-"""Tensors that scale whole rows."""
+"""The ends of the names of tensors that scale whole rows."""
 
 
 class Lora(dict[str, Tensor]):
-    """A LoRA as ComfyUI's nodes hand it on, a state dict; it also carries the metadata for its file."""
+    """A LoRA as a state dict, which is how ComfyUI's nodes hand it on. It also carries the metadata for its file."""
 
     def __init__(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         super().__init__(tensors)
@@ -31,8 +31,8 @@ class Lora(dict[str, Tensor]):
 
 
 def about(family: Family, trigger: str) -> dict[str, str]:
-    """The metadata with which every file of ours begins (modelspec.*: Stability AI's ModelSpec 1.0.0). What is empty is
-    to be left out."""
+    """Returns the metadata with which every file of ours begins (modelspec.*: Stability AI's ModelSpec 1.0.0). The
+    caller must leave out what is empty."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": family.architecture,
@@ -56,11 +56,11 @@ def check_name(name: str) -> None:
 
 def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families: Families, format: Format = "ComfyUI",
          extra: dict[str, str] | None = None) -> Path:
-    """Writes `name.safetensors`, or `name_00002.safetensors` and so on if there is one: a name is never used twice,
-    because ComfyUI remembers LoRA files by name. `extra` is added to its metadata.
+    """Writes `name.safetensors`, or `name_00002.safetensors` and so on if that file exists: a name is never used twice,
+    because ComfyUI remembers LoRA files by name. `extra` is added to the metadata.
 
-    Raises ValueError for a bad name or a format that cannot hold it, OSError if it cannot be written; then nothing is
-    left behind."""
+    Raises ValueError for a bad name or a format that cannot hold the LoRA, OSError if the file cannot be written. In
+    that case nothing is left behind."""
     check_name(name)
     tensors = {key: value.to(_dtype(key, value, dtype)).contiguous() for key, value in
                write(lora, format, families).items()}
@@ -83,15 +83,15 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
 
 
 def _dtype(key: str, value: Tensor, dtype: str) -> torch.dtype:
-    """Numbers that scale whole layers or rows keep their precision: they are few."""
+    """Returns the dtype in which a tensor is saved. Numbers that scale whole layers or rows stay fp32: they are few."""
     return torch.float32 if value.ndim == 0 or key.endswith(SCALES) else FILE_DTYPES[dtype]
 
 
 def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
-    """What LoRA managers know a file by, whatever is written into its metadata later.
+    """Returns the hashes by which LoRA managers recognise a file, whatever is written into its metadata later.
 
-    ModelSpec and sd-scripts: SHA-256 of all that follows the header. sd-scripts' older one: the first 8 digits of that
-    of the 64 KiB from 1 MiB on, in a file with the ss_* metadata alone."""
+    ModelSpec and sd-scripts take the SHA-256 of everything after the header. The older hash of sd-scripts is the first
+    8 digits of the SHA-256 of the 64 KiB that begin at 1 MiB, in a file that has only the ss_* metadata."""
     content = safetensors.torch.save(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     start = 8 + int.from_bytes(content[:8], "little")
     whole = hashlib.sha256(memoryview(content)[start:]).hexdigest()
@@ -100,7 +100,7 @@ def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, st
 
 
 def load(path: Path) -> Lora:
-    """Reads a LoRA file back, with its metadata. Raises ValueError if it is no safetensors file.
+    """Reads a LoRA file, with its metadata. Raises ValueError if it is not a safetensors file.
 
     The tensors are copies: Windows refuses to replace a file that is mapped into memory."""
     try:

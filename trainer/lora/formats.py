@@ -1,4 +1,4 @@
-"""LoRA files in the formats of ComfyUI (with whose names we work), kohya and diffusers: written and read.
+"""Writes and reads LoRA files in the formats of ComfyUI, kohya and diffusers. "Our names" are ComfyUI's.
 
 Shapes: R rank, I and O a layer's inputs and outputs.
 """
@@ -27,9 +27,9 @@ PREFIX = "diffusion_model."
 PREFIXES = re.compile(r"(lora_unet_|diffusion_model\.|transformer\.|base_model\.model\.)*")
 TEXT_ENCODERS = ("lora_te", "text_encoder")
 PARTS = ("lora_A.weight", "lora_B.weight", "alpha", "dora_scale", "lora_magnitude_vector")
-"""Tensors of a layer that diffusers cuts into several."""
+"""The tensors that can be joined again where diffusers cuts a layer into several."""
 ROWS = ("lora_B.weight", "dora_scale", "lora_magnitude_vector")
-"""Those of them that have a row for each output."""
+"""The tensors among PARTS that have a row for each output."""
 SUFFIXES = {"alpha", *(name for kind in KINDS.values() for names in (*kind.tensors, kind.more) for name in names)}
 ALIASES = {
     "lora_down.weight": "lora_A.weight", "lora_A.default.weight": "lora_A.weight",
@@ -37,10 +37,10 @@ ALIASES = {
     "lora_magnitude_vector.weight": "lora_magnitude_vector",
     "lora_magnitude_vector.default.weight": "lora_magnitude_vector",
 }
-"""Ends of names in other programs' files."""
+"""How names end in other programs' files → how ours end."""
 KEY = re.compile(rf"(.+)\.({'|'.join(map(re.escape, [*ALIASES, *SUFFIXES]))})")
 STORED: dict[str, Kind] = {}
-"""The kinds by what their files are called."""
+"""The kinds of adapter, by the name of the kind in a file."""
 for _kind in KINDS.values():
     STORED.setdefault(_kind.stored_as, _kind)
 _MARKS = {mark: kind for kind in reversed(STORED.values()) for mark in kind.marks}
@@ -51,7 +51,7 @@ _UNMARKED = next(kind for kind in STORED.values() if not kind.marks)
 
 
 def layers(lora: dict[str, Tensor]) -> dict[str, Layer]:
-    """The tensors of each layer of a LoRA with our names."""
+    """Returns the tensors of each layer of a LoRA with our names."""
     found: dict[str, Layer] = defaultdict(dict)
     for key, value in lora.items():
         match = KEY.fullmatch(key)
@@ -61,8 +61,8 @@ def layers(lora: dict[str, Tensor]) -> dict[str, Layer]:
 
 
 def adapter_kind(lora: dict[str, Tensor]) -> str:
-    """What the layers of a LoRA with our names are; an rsLoRA is a LoRA with a larger alpha. Raises ValueError if they
-    differ in that."""
+    """Returns the kind of adapter that all layers of a LoRA with our names are of. An rsLoRA counts as a LoRA: in a
+    file it is one with a larger alpha. Raises ValueError if the layers are of different kinds."""
     kinds = {kind_of(layer).stored_as for layer in layers(lora).values()}
     if len(kinds) > 1:
         raise ValueError(f"This file mixes {' and '.join(sorted(kinds))}. Choose one whose layers are all of one kind.")
@@ -70,13 +70,14 @@ def adapter_kind(lora: dict[str, Tensor]) -> str:
 
 
 def kind_of(layer: Layer) -> Kind:
-    """The kind of adapter that a layer's tensors are of."""
+    """Returns the kind of adapter that a layer's tensors are of."""
     return next((kind for mark, kind in _MARKS.items() if any(name.startswith(mark) for name in layer)), _UNMARKED)
 
 
 def ranks(lora: dict[str, Tensor]) -> dict[str, int]:
-    """The rank of each layer of a LoRA with our names; for OFT the edge of a block. A LoKr layer of two whole matrices
-    has none and is given the longer side of the second, from half of which on PEFT keeps it whole."""
+    """Returns the rank of each layer of a LoRA with our names; for OFT the edge of a block. A LoKr layer of two whole
+    matrices has no rank. It gets the longer side of the second matrix: from half of that rank on PEFT keeps it whole.
+    """
     return {module: kind_of(layer).rank(layer) for module, layer in layers(lora).items()}
 
 
@@ -84,11 +85,12 @@ def ranks(lora: dict[str, Tensor]) -> dict[str, int]:
 
 
 def write(lora: dict[str, Tensor], format: Format, families: Families) -> dict[str, Tensor]:
-    """A LoRA as a file of that format has it; no two of its tensors share memory. What is not by our names, as LoRAs of
-    ComfyUI's own nodes may be, is read first, but stays as it is for ComfyUI.
+    """Returns a LoRA as a file of that format has it. No two of its tensors share memory. LoRAs of ComfyUI's own nodes
+    may have other names than ours. These are translated first, except for the format ComfyUI, which keeps them.
 
-    Raises ValueError if the format cannot hold it: diffusers takes LoRA and DoRA alone; and a DoRA needs `dora_scale`
-    for ComfyUI but `lora_magnitude_vector` for diffusers, neither of which follows from the other without the model."""
+    Raises ValueError if the format cannot hold the LoRA. diffusers takes only LoRA and DoRA. A DoRA needs `dora_scale`
+    for ComfyUI but `lora_magnitude_vector` for diffusers, and one cannot be computed from the other without the model.
+    """
     if format == "ComfyUI":
         written = {key: value for key, value in lora.items() if not key.endswith(".lora_magnitude_vector")}
         if len(written) < len(lora):
@@ -134,10 +136,10 @@ def _write_diffusers(lora: dict[str, Tensor], names: Names) -> dict[str, Tensor]
 
 
 def _cut(module: str, layer: Layer, names: Names) -> dict[str, Layer]:
-    """Our layer as those that diffusers has for it: the same A, each its rows of B, with the scale in B so that alpha
-    is the rank.
+    """Cuts our layer into the layers that diffusers has for it. Each gets the same A and its own rows of B. The scale
+    is multiplied into B, so that alpha is the rank.
 
-    diffusers passes `dora_scale` over. It is for ComfyUI, which reads these files too and knows no magnitudes."""
+    diffusers ignores `dora_scale`. It is for ComfyUI, which reads these files too and does not know magnitudes."""
     shares, rank = names.shares(module), kind_of(layer).rank(layer)
     a, alpha = layer["lora_A.weight"], torch.tensor(float(rank))
     scaled = {**layer, "lora_B.weight": layer["lora_B.weight"] * (layer["alpha"].item() / rank)}
@@ -152,8 +154,8 @@ def _cut(module: str, layer: Layer, names: Names) -> dict[str, Layer]:
 
 
 def _in_other_order(module: str, suffix: str, rows: Tensor, names: Names) -> Tensor:
-    """Rows as diffusers orders them, or back. ComfyUI puts the ΔW of such a file into its own order, but not its
-    `dora_scale`."""
+    """Puts rows from our order into that of diffusers, or back. Leaves `dora_scale` as it is: when ComfyUI reads a
+    diffusers file, it puts the rows of ΔW into its own order, but not those of `dora_scale`."""
     return torch.cat(rows.chunk(2)[::-1]) if names.swapped(module) and suffix != "dora_scale" else rows
 
 
@@ -161,14 +163,14 @@ def _in_other_order(module: str, suffix: str, rows: Tensor, names: Names) -> Ten
 
 
 def read(tensors: dict[str, Tensor], families: Families) -> dict[str, Tensor]:
-    """A LoRA by our names, from any of these formats and from files that have the same names behind another prefix
-    (ai-toolkit's, PEFT's, those of ComfyUI's own nodes). ΔW stays what it was: layers that diffusers has cut are
-    joined, at the rank of them all together unless they share their A. A missing alpha is the rank.
+    """Returns a LoRA with our names. It may have any of these formats, or the same names behind another prefix
+    (ai-toolkit's, PEFT's, those of ComfyUI's own nodes). ΔW stays the same: layers that diffusers has cut are joined,
+    and their ranks add up unless they share their A. A missing alpha becomes the rank.
 
-    A DoRA keeps whichever of `dora_scale` and `lora_magnitude_vector` its file has. What belongs to text encoders is
-    left out, and logged.
+    A DoRA keeps whichever of `dora_scale` and `lora_magnitude_vector` its file has. Tensors for text encoders are left
+    out, and the log says so.
 
-    Raises ValueError for names that are none of these families' and for layers that are incomplete."""
+    Raises ValueError for names that belong to none of these families and for layers that are incomplete."""
     known = [(key, match) for key in tensors if (match := KEY.fullmatch(key)) and not key.startswith(TEXT_ENCODERS)]
     names = names_of(family_of([_bare(match[1]) for _, match in known], families))
     found: dict[str, dict[int | None, Layer]] = defaultdict(lambda: defaultdict(dict))
@@ -208,7 +210,7 @@ def _place(name: str, suffix: str, names: Names) -> Place | None:
 
 
 def _whole(module: str, parts: dict[int | None, Layer], names: Names) -> Layer:
-    """Our layer, from itself or from diffusers' parts of it."""
+    """Returns our layer, which a file has whole or in diffusers' parts. Raises ValueError if it has both."""
     ready = {part: _complete(module, layer) for part, layer in parts.items()}
     if None not in ready:
         return _join(module, {part: layer for part, layer in ready.items() if part is not None}, names)
@@ -219,17 +221,18 @@ def _whole(module: str, parts: dict[int | None, Layer], names: Names) -> Layer:
 
 
 def _complete(module: str, layer: Layer) -> Layer:
-    """With the alpha that ComfyUI takes. Raises ValueError if it is not all of one adapter and nothing else."""
+    """Returns the layer with the alpha that ComfyUI takes where the file has none. Raises ValueError if its tensors are
+    not exactly those of one adapter."""
     kind = kind_of(layer)
     matrices = {*layer} - {"alpha", *kind.more}
     if not any({*names} == matrices for names in kind.tensors):
-        raise ValueError(f"This LoRA has of {module} {', '.join(sorted(layer))}, which do not make up a "
-                         f"{kind.stored_as}. If tensors are missing, get the file again; else choose one without "
-                         "extras.")
+        raise ValueError(f"This LoRA has for the layer {module} the tensors {', '.join(sorted(layer))}, which do not "
+                         f"make up a {kind.stored_as}. If tensors are missing, get the file again; else choose one "
+                         "without extras.")
     for one, other in kind.products:
         if one in layer and layer[one].shape[0] != layer[other].shape[1]:
-            raise ValueError(f"This LoRA has of {module} a {one} of {tuple(layer[one].shape)} and a {other} of "
-                             f"{tuple(layer[other].shape)}, whose ranks differ. Get the file again.")
+            raise ValueError(f"This LoRA has for the layer {module} a {one} of {tuple(layer[one].shape)} and a {other} "
+                             f"of {tuple(layer[other].shape)}, whose ranks differ. Get the file again.")
     if problem := kind.problem(module, layer):
         raise ValueError(problem)
     if not kind.has_alpha(layer):  # alpha says nothing about these
@@ -238,8 +241,8 @@ def _complete(module: str, layer: Layer) -> Layer:
 
 
 def _join(module: str, parts: dict[int, Layer], names: Names) -> Layer:
-    """diffusers' layers as the one they are for us: A one below the other, B block by block, with zeros where a layer
-    is missing. If all have the same A, it stays as it is."""
+    """Joins diffusers' layers into the one that they are for us: A one below the other, B block by block, with zeros
+    where a layer is missing. If all have the same A, it is kept once."""
     first, shares = next(iter(parts.items())), names.shares(module)
     unit = len(first[1]["lora_B.weight"]) // shares[first[0]]
     downs = [layer["lora_A.weight"] for layer in parts.values()]

@@ -1,4 +1,4 @@
-"""The trainable part: PEFT adapters injected into a training view, and how a Linear with one runs.
+"""Injects the trainable part, PEFT adapters, into a training view, and runs the Linears that have one.
 
 Shapes: L tokens, B images, I input width, O output width.
 """
@@ -21,7 +21,7 @@ from .kinds import KINDS, NAME, Kind
 
 
 class Settings(kinds.Settings, Protocol):
-    """What injecting asks of a recipe."""
+    """Lists the settings of a recipe that `inject` reads."""
 
     @property
     def adapter(self) -> str: ...
@@ -33,7 +33,7 @@ class Settings(kinds.Settings, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What an adapter looks like: the rank and the scale of every Linear that gets one."""
+    """Holds the shape of an adapter: the rank and the scale of every Linear that gets one."""
 
     ranks: dict[str, int]
     scales: dict[str, float]
@@ -44,7 +44,7 @@ def inject(view: nn.Module, settings: Settings, shape: Layout) -> list[nn.Parame
 
     Raises RuntimeError if peft is not installed."""
     kind = KINDS[settings.adapter]
-    # PEFT initialises from the global generator, which is not ours to move, and reads the weights for DoRA and PiSSA.
+    # PEFT draws from the global generator, which must stay as it is, and reads the weights for DoRA and PiSSA.
     reads_weights = kind.reads_weights or settings.init == "PiSSA"
     with torch.random.fork_rng(devices=[]), real_weights(view) if reads_weights else contextlib.nullcontext():
         torch.default_generator.manual_seed(settings.seed)
@@ -65,7 +65,7 @@ def _peft_config(kind: Kind, settings: Settings, shape: Layout) -> Any:
 
 
 class Adapted:
-    """The forward of a Linear with an adapter: (B, L, I) → (B, L, O)."""
+    """Replaces the forward of a Linear with an adapter: (B, L, I) → (B, L, O)."""
 
     def __init__(self, layer: Any, kind: Kind, settings: Settings) -> None:
         self.layer, self.enabled = layer, True
@@ -82,7 +82,7 @@ class Adapted:
         return self._module_dropout > 0 and self.layer.training and torch.rand(()).item() < self._module_dropout
 
     def _pefts(self, x: Tensor) -> Tensor:
-        """PEFT's own forward. It multiplies in the adapter's dtype, so a half-precision model asks for autocast."""
+        """Runs PEFT's own forward, which multiplies in the adapter's dtype: half-precision models need autocast."""
         half = x.dtype in (torch.bfloat16, torch.float16)
         lend = real_weights(self.layer.base_layer) if self._reads_weights else contextlib.nullcontext()
         with torch.autocast(x.device.type, dtype=x.dtype if half else None, enabled=half, cache_enabled=False), lend:
@@ -90,7 +90,7 @@ class Adapted:
 
 
 def adapted(view: nn.Module) -> dict[str, Any]:
-    """PEFT's layers in a view, by their names."""
+    """Returns PEFT's layers in a view, by their names."""
     return {name: m for name, m in view.named_modules() if isinstance(m.__dict__.get("forward"), Adapted)}
 
 
@@ -121,7 +121,7 @@ def without_dropout(view: nn.Module) -> Iterator[None]:
 
 
 def weights(view: nn.Module) -> dict[str, Tensor]:
-    """The adapter's own tensors by name, not copied, such as `<module>.lora_A.weight` (R, I) and
+    """Returns the adapter's own tensors by name, not copied, such as `<module>.lora_A.weight` (R, I) and
     `<module>.lora_B.weight` (O, R)."""
     found = {name.replace(f".{NAME}", ""): p for name, p in view.named_parameters() if p.requires_grad}
     return {**found, **{name: b for name, b in view.named_buffers() if name.endswith((".start_A", ".start_B"))}}

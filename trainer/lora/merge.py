@@ -1,4 +1,4 @@
-"""Several LoRAs made one, and a LoRA cut to a lower rank, without ever building a matrix as large as a layer.
+"""Merges several LoRAs into one and cuts a LoRA to a lower rank, without ever building a matrix as large as a layer.
 
 Shapes: I input width, O output width, R rank.
 """
@@ -22,11 +22,11 @@ from .names import family_of
 
 LASTING = ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution", "modelspec.author",
            "modelspec.license", "ss_base_model_version")
-"""Metadata that hold for the merged LoRA too, unless its parts disagree."""
+"""The metadata that hold for the merged LoRA too, unless its parts disagree."""
 
 
 class Part(NamedTuple):
-    """A LoRA with our names, how strongly it goes in, and what its file is called."""
+    """Holds a LoRA with our names, how strongly it goes in, and what its file is called."""
 
     lora: Lora
     strength: float
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What became of a layer."""
+    """Tells what a merge did with one layer."""
 
     rank_before: int
     """The ranks of all parts together."""
@@ -46,9 +46,9 @@ class Change(NamedTuple):
 
 
 def read(path: Path, strength: float, name: str, families: Families) -> Part:
-    """A LoRA file in any of the usual formats, with its metadata.
+    """Reads a LoRA file in any of the usual formats, with its metadata.
 
-    Raises ValueError, with the file's name, if it is none or cannot be merged."""
+    Raises ValueError, with the file's name, if it is not a LoRA file or cannot be merged."""
     file = load(path)
     try:
         lora = Lora(our_names(file, families), file.metadata)
@@ -67,13 +67,14 @@ def _check_kind(lora: Lora) -> None:
 
 def merge(parts: list[Part], rank: int,
           progress: Callable[[int, int], None]) -> tuple[dict[str, Tensor], dict[str, Change]]:
-    """ΔW = Σ strength · ΔWᵢ as one LoRA in fp32, and what became of each layer. A layer need not be in all parts.
+    """Returns ΔW = Σ strength · ΔWᵢ as one LoRA in fp32, and what was done with each layer. A layer need not be in all
+    parts.
 
-    With rank 0 the ranks add up and ΔW is exact; else no layer has more than `rank`, and ΔW is the nearest of that rank
-    in Frobenius norm (Eckart and Young 1936). Alpha is the rank. `progress` is told after each layer how many of how
-    many are done.
+    With rank 0 the ranks add up and ΔW is exact. Otherwise no layer has more than `rank`, and ΔW is the nearest one of
+    that rank in Frobenius norm (Eckart and Young 1936). Alpha is the rank. After each layer, `progress` is called with
+    the number of layers that are done and the number of all layers.
 
-    Raises ValueError if nothing goes in, if layers of one name differ in size, or if there are values that are not
+    Raises ValueError if there are no parts, if layers of one name differ in size, or if there are values that are not
     finite."""
     if not parts:
         raise ValueError("Nothing is left to merge: every strength is 0. Give at least one LoRA another strength.")
@@ -115,7 +116,8 @@ def _merge_layer(module: str, sources: list[tuple[Part, Layer]], rank: int) -> t
 
 
 def _stack(sources: list[tuple[Layer, float]]) -> tuple[Tensor, Tensor]:
-    """A (ΣR, I) one below the other and B (O, ΣR) side by side, with strength and alpha / R in B."""
+    """Stacks the A of all parts one below the other, (ΣR, I), and their B side by side, (O, ΣR). Strength and alpha / R
+    are multiplied into B."""
     downs = [layer["lora_A.weight"].float() for layer, _ in sources]
     ups = [layer["lora_B.weight"].float() * (strength * layer["alpha"].item() / len(layer["lora_A.weight"]))
            for layer, strength in sources]
@@ -123,12 +125,12 @@ def _stack(sources: list[tuple[Layer, float]]) -> tuple[Tensor, Tensor]:
 
 
 def _norm(a: Tensor, b: Tensor) -> float:
-    """‖BA‖ (Frobenius) = √tr(BᵀB AAᵀ)."""
+    """Returns ‖BA‖ (Frobenius) = √tr(BᵀB AAᵀ)."""
     return ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt().item()  # below 0 by rounding, where parts cancel out
 
 
 def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best A and B of that rank, equally large, and the share of ‖BA‖ that they keep.
+    """Returns the best A and B of that rank, with the same norm, and the share of ‖BA‖ that they keep.
 
     With B = Q₁R₁ and Aᵀ = Q₂R₂ the singular values of BA are those of R₁R₂ᵀ, which is R × R."""
     q_b, r_b = torch.linalg.qr(b)
@@ -140,7 +142,7 @@ def _cut(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def report(changes: dict[str, Change]) -> str:
-    """In a line: the ranks before and after, and how much of ΔW was kept."""
+    """Returns a line with the ranks before and after, and how much of ΔW was kept."""
     before = _span([change.rank_before for change in changes.values()])
     if all(change.rank_before == change.rank_after for change in changes.values()):
         return f"rank {before}, {len(changes)} layers, nothing is cut"
@@ -151,7 +153,7 @@ def report(changes: dict[str, Change]) -> str:
 
 
 def share(changes: dict[str, Change]) -> float:
-    """‖ΔW‖ of all layers together, after ÷ before."""
+    """Returns ‖ΔW‖ of all layers together after the cut, divided by what it was before."""
     whole = math.hypot(*(change.norm for change in changes.values()))
     return math.hypot(*(change.norm * change.kept for change in changes.values())) / whole if whole else 1.0
 
@@ -161,7 +163,7 @@ def _span(ranks: list[int]) -> str:
 
 
 def metadata(parts: list[Part], rank: int, changes: dict[str, Change], families: Families) -> dict[str, str]:
-    """What the merged file tells about itself: what was merged how, and what still holds of the parts' metadata."""
+    """Returns the metadata of the merged file: what was merged and how, and what still holds of the parts' metadata."""
     largest = max(change.rank_after for change in changes.values())
     triggers = _distinct(parts, "modelspec.trigger_phrase")
     facts = {
@@ -178,5 +180,5 @@ def metadata(parts: list[Part], rank: int, changes: dict[str, Change], families:
 
 
 def _distinct(parts: list[Part], key: str) -> list[str]:
-    """What the parts say, each once, in their order."""
+    """Returns the values that the parts have for a key, each once, in the order of the parts."""
     return list(dict.fromkeys(part.lora.metadata[key] for part in parts if part.lora.metadata.get(key)))

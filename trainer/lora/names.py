@@ -1,4 +1,4 @@
-"""What a family's Linears are called: by ComfyUI, whose names are ours, by kohya and by diffusers."""
+"""Translates the names of a family's Linears between ComfyUI, whose names are ours, kohya and diffusers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NUMBER = re.compile(r"(?<=blocks[._])\d+")
 
 
 class Place(NamedTuple):
-    """Where a tensor of a file belongs."""
+    """Tells where a tensor of a file belongs."""
 
     module: str
-    """Our layer."""
+    """The name of our layer."""
     part: int | None
-    """Which of diffusers' layers for it. None: all of it."""
+    """The number, from 0, of the tensor's layer among those that diffusers has for ours. None: it is for all of it."""
 
 
 class Names:
-    """The names of one family's layers."""
+    """Knows the names of one family's layers."""
 
     def __init__(self, family: Family) -> None:
         self._layers = {layer.ours: layer for layer in family.layers}
@@ -31,21 +31,21 @@ class Names:
                            for part, name in enumerate(layer.theirs)}
 
     def diffusers(self, module: str) -> tuple[str, ...]:
-        """The layers that diffusers has for one of ours, from its first row to its last."""
+        """Returns the layers that diffusers has for one of ours, from its first row to its last."""
         pattern, number = _split(module)
         return tuple(name.replace("#", number) for name in self._layers[pattern].theirs)
 
     def shares(self, module: str) -> tuple[int, ...]:
-        """How the rows of one of our layers are shared out among those."""
+        """Returns how the rows of one of our layers are shared out among the layers that diffusers has for it."""
         layer = self._layers[_split(module)[0]]
         return layer.rows or (1,) * len(layer.theirs)
 
     def swapped(self, module: str) -> bool:
-        """Whether diffusers has the two halves of this layer's rows the other way round."""
+        """Returns whether diffusers has the two halves of this layer's rows the other way round."""
         return self._layers[_split(module)[0]].swapped
 
     def find(self, name: str) -> Place | None:
-        """The place of a layer by any of its names; None if the family has none of that name."""
+        """Returns the place of a layer, given any of its names; None if the family has no layer of that name."""
         pattern, number = _split(name)
         ours, part = (pattern, None) if pattern in self._layers else (self._kohya.get(pattern), None)
         if ours is None:
@@ -55,22 +55,22 @@ class Names:
 
 @lru_cache
 def names_of(family: Family) -> Names:
-    """The names of a family's layers."""
+    """Returns the names of a family's layers."""
     return Names(family)
 
 
 def family_of(layers: Iterable[str], families: tuple[Family, ...]) -> Family:
-    """The family that knows the most of these layers by one of their names."""
+    """Returns the family that knows the most of these layers by one of their names."""
     found = list(layers)
     return max(families, key=lambda family: sum(names_of(family).find(name) is not None for name in found))
 
 
 def kohya_name(module: str) -> str:
-    """`blocks.0.attn.qkv` → `blocks_0_attn_qkv`."""
+    """Returns kohya's name for a module: `blocks.0.attn.qkv` → `blocks_0_attn_qkv`."""
     return module.replace(".", "_")
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A block's name with # for its number, and the number."""
+    """Returns a layer's name with # for the number of its block, and that number; an empty one outside of blocks."""
     match = _NUMBER.search(name)
     return (_NUMBER.sub("#", name, count=1), match[0]) if match else (name, "")

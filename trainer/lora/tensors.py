@@ -1,4 +1,4 @@
-"""An adapter in a view ↔ the tensors of a LoRA by our names, and whether a LoRA belongs to a model.
+"""Turns an adapter in a view into a LoRA with our names and back, and checks whether a LoRA belongs to a model.
 
 Shapes: I input width, O output width.
 """
@@ -16,8 +16,8 @@ from .kinds import KINDS, NAME, Kind
 
 
 def to_lora(view: nn.Module, adapter: str) -> dict[str, Tensor]:
-    """A copy of the adapter on the CPU as ComfyUI's LoRA loader reads it. `.alpha` is written wherever there is a
-    scale: without it ComfyUI takes 1, whatever the rank. For DoRA the live weights must be readable."""
+    """Returns a copy of the adapter on the CPU as ComfyUI's LoRA loader reads it. `.alpha` is written wherever there is
+    a scale: without it ComfyUI takes 1 as the scale, whatever the rank. For DoRA the live weights must be readable."""
     lora = {}
     with torch.no_grad():
         for name, layer in adapted(view).items():
@@ -27,7 +27,8 @@ def to_lora(view: nn.Module, adapter: str) -> dict[str, Tensor]:
 
 
 def layout_of(lora: dict[str, Tensor]) -> Layout:
-    """Ranks and scales of a LoRA's layers, for an adapter that goes on from it. Without an alpha the scale is 1."""
+    """Returns the ranks and scales of a LoRA's layers, for an adapter that goes on from it. Without an alpha the scale
+    is 1."""
     found = ranks(lora)
     return Layout(found, {name: layer["alpha"].item() / found[name] if "alpha" in layer else 1.0
                           for name, layer in layers(lora).items()})
@@ -49,14 +50,14 @@ def _put(layer: Any, name: str, parameter: str, value: Tensor, kind: Kind) -> No
     param: Any = held.weight if isinstance(held, nn.Module) else held
     if param is None or param.shape != value.shape:
         wanted = "no place" if param is None else tuple(param.shape)
-        raise ValueError(f"{name} is {tuple(value.shape)} in the LoRA to start from, and {wanted} for it in this "
-                         f"model. Start from a LoRA that was trained for it, with {kind.shaped_by}.")
+        raise ValueError(f"{name} is {tuple(value.shape)} in the LoRA to start from, but this model has {wanted} for "
+                         f"it. Start from a LoRA that was trained for this model, and use {kind.shaped_by}.")
     param.copy_(value)
 
 
 def check_fits(lora: dict[str, Tensor], network: nn.Module) -> None:
-    """Raises ValueError if a LoRA with our names has no layer that the network has, at the same widths. ComfyUI's
-    loader passes over what does not fit, with a line in the log."""
+    """Raises ValueError if the network has none of the layers of a LoRA with our names at the same widths. ComfyUI's
+    loader only skips what does not fit, with a line in the log."""
     modules: dict[str, Any] = dict(network.named_modules())
     widths = {name: (m.in_features, m.out_features) for name, m in modules.items() if hasattr(m, "in_features")}
     wanted = {name: kind_of(layer).widths(layer) for name, layer in layers(lora).items()}

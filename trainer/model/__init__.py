@@ -1,1 +1,1 @@
-"""A loaded model as training sees it: who holds it, what family it is of, and the view that it is trained through."""
+"""Describes a loaded model as training sees it: who holds it, of which family it is, and the view that is trained."""

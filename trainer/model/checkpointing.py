@@ -1,4 +1,4 @@
-"""How a view's blocks run: always on copies of their inputs, and recomputed in the backward pass if asked."""
+"""Makes a view's blocks run on copies of their inputs, and recomputes them in the backward pass if asked."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def isolate(blocks: Iterable[nn.Module], *, recompute: bool, random: bool = False) -> None:
-    """A transformer block may write into its inputs, so each gets copies; with `recompute` it also runs under
-    activation checkpointing (Chen et al. 2016, arXiv:1604.06174), the copies made inside, so that the kept inputs stay
-    as they were. `random`: the blocks draw random numbers (dropout), which the recomputation has to draw again."""
+    """Makes each block run on copies of its inputs, because a transformer block may write into them. With `recompute`
+    it also runs under activation checkpointing (Chen et al. 2016, arXiv:1604.06174). The copies are then made inside,
+    so that the kept inputs stay as they were. `random` says that the blocks draw random numbers (dropout), which the
+    recomputation has to draw again."""
     for block in blocks:
         block.forward = _Isolated(block, recompute, random)
 

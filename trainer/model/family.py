@@ -1,4 +1,4 @@
-"""What a model family is: everything that sets one apart from the next, in one bundle.
+"""Defines what a model family is: everything that sets one apart from the next, in one bundle.
 
 Each family is filled in by one file of `trainer/comfy/families`. Nothing else knows a family by its name."""
 
@@ -16,21 +16,20 @@ from .process import Process
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A Linear by its name in ComfyUI, which is ours too, and by its names in diffusers. # stands for a block's number.
-    """
+    """Names a Linear as ComfyUI does, whose names are ours, and as diffusers does. # stands for a block's number."""
 
     ours: str
     theirs: tuple[str, ...]
-    """diffusers cuts the rows of some layers into several, which are listed from the first row to the last."""
+    """The names in diffusers, which cuts the rows of some layers into several: from the first row to the last."""
     rows: tuple[int, ...] = ()
-    """How the rows are shared out among them. Empty: all have the same number."""
+    """How the rows are shared out among the layers of diffusers. Empty: all have the same number."""
     swapped: bool = False
-    """True: diffusers has the two halves of the rows the other way round."""
+    """Whether diffusers has the two halves of the rows the other way round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """Where to start for a kind of LoRA."""
+    """Holds the settings with which to start for one kind of LoRA."""
 
     rank: int
     steps: int
@@ -39,58 +38,59 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Family:
-    """A model family. What it is given of ComfyUI's (`base`: a BaseModel, `live`: its diffusion model) it only reads.
-    """
+    """Describes a model family. It only reads the objects of ComfyUI that it is given: `base` is a BaseModel, `live` is
+    its diffusion model."""
 
     name: str
-    """As people call it."""
+    """The name that people use."""
     architecture: str
-    """As ModelSpec names it in a LoRA file."""
+    """The name that ModelSpec has for it in a LoRA file."""
     implementation: str
     """The address of the reference code, for the LoRA file."""
 
     layers: tuple[Layer, ...]
     targets: Mapping[str, str]
-    """A choice of `target_modules` → the regular expression that its layers' names match."""
+    """A choice of `target_modules` → the regular expression that the names of its layers match."""
     block_kinds: Mapping[str, str]
-    """A kind of block, as people write it in `block_ranks` → the list of modules that has its blocks."""
+    """A kind of block, as people write it in `block_ranks` → the name of the module that holds its blocks."""
     examples: Mapping[str, str]
     """Values that show how a setting is written for this family."""
 
     patch: int
-    """Latent pixels along an edge of a token."""
+    """The edge of a token, in latent pixels."""
     bucket_step: int
-    """Pixels that an edge of a training picture must be a multiple of."""
+    """The number of pixels that an edge of a training picture must be a multiple of."""
     caption_tokens: int
-    """Tokens of a caption that the model was trained with at most."""
+    """The longest caption that the model was trained with, in tokens."""
     text_parts: tuple[str, ...]
-    """Tensors that a CONDITIONING for it has."""
+    """The tensors that a CONDITIONING for this family has."""
     presets: Mapping[str, Preset]
     process: Process
 
     accepts: Callable[[Any], bool]
-    """Whether a `base` is of this family."""
+    """(base) → whether it is of this family."""
     reads: Callable[[Any], bool]
-    """Whether a CLIP is made for this family."""
+    """(CLIP) → whether it is made for this family."""
     problems: Callable[[Any, Any, Any], list[str]]
-    """What is wrong with a `base`, a CLIP and a VAE that are wired in together: a sentence each."""
+    """(base, CLIP, VAE) that are wired in together → a sentence for everything that is wrong with them."""
     text_problem: Callable[[Any, Mapping[str, Any]], str]
-    """What is wrong with an encoded caption for a `live` model, in one sentence; empty if it fits."""
+    """(live, encoded caption) → a sentence that says why the caption does not fit the model; empty if it fits."""
     geometry: Callable[[Any, int], Geometry]
-    """The sizes of a `live` model, given the bytes of one value."""
+    """(live, bytes of one value) → the sizes of the model."""
     options: Callable[[nn.Module], dict[str, Any]]
-    """The `transformer_options` with which a view runs one forward differentiably."""
+    """(view) → the `transformer_options` with which the view runs one forward differentiably."""
 
     def blocks(self, network: nn.Module) -> list[nn.Module]:
-        """The transformer blocks of a view or a live model, in order of execution."""
+        """Returns the transformer blocks of a view or a live model, in order of execution."""
         return [block for name in self.block_kinds.values() for block in network.get_submodule(name).children()]
 
     def block_of(self, module: str) -> tuple[str, int] | None:
-        """The kind and the place of the block that a module lies in, by the module's name; None if it lies in none."""
+        """Returns the kind and the place of the block that a module lies in, given the module's name; None if it lies
+        in no block."""
         place, *inside = module.split(".", 2)
         kind = next((kind for kind, name in self.block_kinds.items() if name == place), None)
         return (kind, int(inside[0])) if kind and len(inside) == 2 else None
 
     def tokens(self, latent_pixels: int) -> int:
-        """Tokens of a picture of so many latent pixels."""
+        """Returns the number of tokens of a picture with so many latent pixels."""
         return latent_pixels // self.patch**2

@@ -1,4 +1,4 @@
-"""What training asks of the program that has the model loaded.
+"""Defines what training asks of the program that has the model loaded.
 
 Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 """
@@ -21,7 +21,7 @@ Text = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSettings:
-    """How a preview picture is drawn."""
+    """Says how a preview picture is drawn."""
 
     width: int
     height: int
@@ -32,49 +32,50 @@ class SampleSettings:
     scheduler: str
     seed: int
     strength: float = 1.0
-    """Of the LoRA; 0 draws the base model."""
+    """How strongly the LoRA goes in; 0 draws the base model."""
 
 
 Sampler = Callable[[Text, Text, SampleSettings, Callable[[], bool]], Tensor]
-"""Draws a picture (h, w, 3) in 0…1 from a prompt, a negative prompt and settings. The last argument tells, between two
-sampler steps, whether somebody waits: then it raises GiveWay."""
+"""Draws a picture (h, w, 3) in 0…1 from a prompt, a negative prompt and settings. Between two sampler steps it calls
+the last argument, which returns whether somebody waits. If somebody does, the sampler raises GiveWay."""
 
 
 class Interrupted(Exception):
-    """A person pressed the program's stop button while it worked for us."""
+    """Is raised when a person has pressed the program's stop button while it worked for us."""
 
 
 class GiveWay(Exception):
-    """Somebody waits: what was begun is left, to be done again later."""
+    """Is raised when somebody waits. The work that was begun is given up, to be done again later."""
 
 
 class Host(Protocol):
     """A loaded model and its encoders. Every method but `fingerprint` is called while the lease is held."""
 
     family: Family
-    """What kind of model it is."""
+    """The family of the model."""
     device: torch.device
-    """Where the model computes."""
+    """The device on which the model computes."""
 
     def fingerprint(self) -> str:
-        """Tells base models apart: equal for the same weights, also after a restart."""
+        """Tells base models apart. It is equal for the same weights, also after a restart."""
         ...
 
     def geometry(self) -> Geometry:
-        """What the size of a step in memory depends on."""
+        """Returns the sizes on which the memory of a step depends."""
         ...
 
     def load(self, room: int) -> None:
-        """Brings the model to its device with exactly its own patches applied and `room` bytes left free. Cheap if it
-        is there already."""
+        """Brings the model to its device with exactly its own patches applied and `room` bytes left free. This is cheap
+        if the model is there already."""
         ...
 
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
-        """A new training view of the model; its placeholders tell adapters to live on `device` in `adapter_dtype`."""
+        """Returns a new training view of the model. Its placeholders tell adapters to live on `device` in
+        `adapter_dtype`."""
         ...
 
     def image_fingerprint(self) -> str:
-        """Tells apart everything that `encode_images` depends on beside the pictures; equal after a restart."""
+        """Tells apart everything that `encode_images` depends on beside the pictures. It is equal after a restart."""
         ...
 
     def text_fingerprint(self, text: str) -> str:
@@ -82,37 +83,40 @@ class Host(Protocol):
         ...
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (B, h, w, 3) in 0…1 → latents (B, C, H, W), fp32, on the CPU, as the transformer expects them.
+        """Encodes pictures (B, h, w, 3) in 0…1 and returns latents (B, C, H, W), fp32, on the CPU, as the transformer
+        expects them.
 
         Raises Interrupted."""
         ...
 
     def given_latents(self, latents: Tensor) -> Tensor:
-        """Latents (C, H, W) that a person gave → as `encode_images` gives them. Raises ValueError if they do not fit
-        the model."""
+        """Turns latents (C, H, W) that a person gave into what `encode_images` returns for one picture. Raises
+        ValueError if they do not fit the model."""
         ...
 
     def given_text(self, text: Text) -> Text:
-        """An encoded caption that a person gave → as `encode_text` gives it. Raises ValueError if it does not fit the
-        model."""
+        """Turns an encoded caption that a person gave into what `encode_text` returns. Raises ValueError if it does not
+        fit the model."""
         ...
 
     def encode_text(self, text: str) -> Text:
-        """A caption → what `predict` and `sampler` take. Raises Interrupted."""
+        """Encodes a caption for `predict` and `sampler`. Raises Interrupted."""
         ...
 
     def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
-        """Velocity (B, C, H, W) for noisy latents (B, C, H, W) at sigmas (B,), each with its own text."""
+        """Returns the velocity (B, C, H, W) for noisy latents (B, C, H, W) at sigmas (B,), each with its own text."""
         ...
 
     def undisturbed(self) -> bool:
-        """Whether the model is as `load` left it. A program may take it away from a step under way."""
+        """Returns whether the model is as `load` left it. A program may take it away while a step runs."""
         ...
 
     def sampler(self, lora: dict[str, Tensor], strength: float) -> Sampler:
-        """The program's own sampler on the model with `lora` applied. Calling it may raise Interrupted and GiveWay."""
+        """Returns the program's own sampler on the model with `lora` applied. Calling the sampler may raise Interrupted
+        and GiveWay."""
         ...
 
     def hand_back_interrupt(self) -> None:
-        """After Interrupted: the person meant a prompt, not the training. Interrupts that prompt."""
+        """Interrupts the prompt that runs. Is called after Interrupted, if the person meant that prompt and not the
+        training."""
         ...

@@ -1,4 +1,4 @@
-"""How much memory a step needs beside the model's weights."""
+"""Estimates how much memory a step needs beside the model's weights."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a transformer's activations depend on."""
+    """Holds the sizes on which a transformer's activations depend."""
 
     hidden_size: int
     blocks: int
     text_tokens: int
     bytes_per_value: int
     values_per_token: int
-    """Values of the hidden width that one token leaves behind in one block, forward and backward."""
+    """How many vectors of the hidden width one token leaves behind in one block, forward and backward."""
 
 
 def activation_bytes(model: Geometry, image_tokens: int, batch_size: int, checkpointing: bool) -> int:
-    """An estimate of a step's peak: every block's input is kept, and all that happens inside one block (or inside all,
-    without checkpointing)."""
+    """Returns an estimate of a step's peak, in bytes. With checkpointing a step keeps the inputs of all blocks and what
+    is computed inside one block. Without it, a step keeps what is computed inside all blocks."""
     token = model.hidden_size * model.bytes_per_value
     tokens = batch_size * (image_tokens + model.text_tokens)
     per_block = model.values_per_token * token * tokens

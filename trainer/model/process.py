@@ -1,4 +1,4 @@
-"""Noise processes: how a picture becomes noise, and what the model predicts on the way.
+"""Defines noise processes: how a picture becomes noise, and what the model predicts on the way.
 
 Shapes: B images, C latent channels, H W latent rows and columns.
 """
@@ -13,28 +13,28 @@ from torch import Tensor
 
 
 class Process(Protocol):
-    """What training asks of a noise process. Noise levels σ run from 0 (the picture) to 1 (noise)."""
+    """Lists what training asks of a noise process. Noise levels σ run from 0 (the picture) to 1 (noise)."""
 
     @property
     def prediction_type(self) -> str:
-        """What the model predicts, as ModelSpec calls it."""
+        """Returns ModelSpec's name for what the model predicts."""
         ...
 
     @property
     def resolution_shift_name(self) -> str:
-        """What sd-scripts calls the sampling of noise levels that follows the picture's size."""
+        """Returns sd-scripts' name for sampling noise levels in a way that follows the picture's size."""
         ...
 
     def add_noise(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-        """Latents and noise (B, C, H, W), levels (B,) → noisy latents (B, C, H, W)."""
+        """Returns noisy latents (B, C, H, W) from latents and noise (B, C, H, W) at noise levels (B,)."""
         ...
 
     def target(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """What the model shall predict: (B, C, H, W)."""
+        """Returns what the model should predict, (B, C, H, W)."""
         ...
 
     def resolution_shift(self, tokens: int) -> float:
-        """The shift s with which the sampler draws a picture of `tokens` tokens."""
+        """Returns the shift s with which the sampler draws a picture of `tokens` tokens."""
         ...
 
 
@@ -48,20 +48,20 @@ class Flow:
     prediction_type: str = "velocity"
 
     def add_noise(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-        """x_σ = (1 − σ) x₀ + σ ε."""
+        """Returns x_σ = (1 − σ) x₀ + σ ε."""
         sigmas = sigmas.view(-1, 1, 1, 1)
         return (1 - sigmas) * latents + sigmas * noise
 
     def target(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """dx_σ/dσ = ε − x₀."""
+        """Returns dx_σ/dσ = ε − x₀."""
         return noise - latents
 
     def resolution_shift(self, tokens: int) -> float:
-        """s = e^μ, with μ on the line through the two points."""
+        """Returns s = e^μ, with μ on the line through the two points."""
         (few, low), (many, high) = self.shift_line
         return math.exp(low + (high - low) * (tokens - few) / (many - few))
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
-    """σ' = sσ / (1 + (s − 1)σ): Esser et al. 2024 (arXiv:2403.03206), equation 23."""
+    """Returns σ' = sσ / (1 + (s − 1)σ): Esser et al. 2024 (arXiv:2403.03206), equation 23."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from .host import Host
 
 MOST_DISTURBED = 10
-"""Times in a row that the model may be taken away from what is being computed."""
+"""How often in a row the model may be taken away while something is computed."""
 
 Result = TypeVar("Result")
 
@@ -18,26 +18,27 @@ def _alone() -> int:
 
 
 class Resident:
-    """The one place that knows whether the model is still where it was left, and that brings it back.
+    """The one place that knows whether the model is still as it was left, and that brings it back.
 
     Somebody who takes a turn may leave the model patched, moved or without room beside it: `turns` counts such turns.
-    "Unload models" and an out-of-memory error elsewhere take no turn: the host tells of those."""
+    "Unload models" and an out-of-memory error elsewhere take no turn: the host knows of those."""
 
     def __init__(self, host: Host, room: int, turns: Callable[[], int] = _alone) -> None:
-        """`room`: bytes that must be free beside the model."""
+        """`room` is the number of bytes that must be free beside the model."""
         self._host, self._room, self._turns = host, room, turns
         self._seen: int | None = None
 
     def bring(self) -> None:
-        """Loads the model if it may not be as it was left."""
+        """Loads the model if somebody may have changed or moved it."""
         turns = self._turns()
         if turns != self._seen or not self._host.undisturbed():
             self._host.load(self._room)
             self._seen = turns
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """The result of `work` on a model that stayed as it was loaded. If somebody came in between, the model is
-        loaded again and the work done again. Raises RuntimeError if that does not end."""
+        """Returns the result of `work` on a model that stayed as it was loaded. If somebody took the model away in
+        between, it is loaded again and the work is done again. Raises RuntimeError if that happens MOST_DISTURBED times
+        in a row."""
         for _ in range(MOST_DISTURBED):
             self.bring()
             try:

@@ -1,4 +1,4 @@
-"""The training view: a second module tree over a live model, with module objects of its own and no weights.
+"""Builds the training view: a second module tree over a live model, with module objects of its own and no weights.
 
 The live tree stays untouched: its weights may be inference tensors, quantized, on another device or streamed. Each use
 of a weight asks the live module for it through `fetch`, in the forward and again in the backward pass.
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 
 class Weight(NamedTuple):
-    """A weight on loan: valid until `release` is called."""
+    """A weight on loan. It is valid until `release` is called."""
 
     weight: Any
-    """A tensor; None for a norm without weights."""
+    """The tensor; None for a norm without weights."""
     bias: Tensor | None
     release: Callable[[], None]
 
@@ -33,11 +33,11 @@ Live = Any
 Fetch = Callable[[Live, Tensor], Weight]
 """`fetch(live, like)` gives the weight of `live` in the device and dtype of `like`."""
 Borrow = Callable[[Tensor], Weight]
-"""`fetch` for one module."""
+"""`borrow(like)` gives the weight of one module in the device and dtype of `like`."""
 
 
 class _Multiply(torch.autograd.Function):
-    """y = x Wᵀ + b. Nothing is saved for backward: W is borrowed again."""
+    """Computes y = x Wᵀ + b. Nothing is saved for the backward pass: W is borrowed again."""
 
     @staticmethod
     def forward(ctx, x: Tensor, borrow: Borrow) -> Tensor:
@@ -58,7 +58,7 @@ class _Multiply(torch.autograd.Function):
 
 
 class _MultiplyAndTell(_Multiply):
-    """y = x Wᵀ + b, and b beside it."""
+    """Computes y = x Wᵀ + b, and returns b beside it."""
 
     @staticmethod
     def forward(ctx, x: Tensor, borrow: Borrow) -> tuple[Tensor, Tensor | None]:
@@ -72,8 +72,9 @@ class _MultiplyAndTell(_Multiply):
 
 
 class _MultiplyWithLora(torch.autograd.Function):
-    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ, its LoRA term and the gradient of that term added in place: autograd's own way
-    allocates and passes over tensors of y's size twice more forward and three times more backward."""
+    """Computes y = x Wᵀ + b + s (x Aᵀ) Bᵀ. The LoRA term and its gradient are added in place: autograd's own way
+    allocates and passes over tensors of y's size twice more in the forward and three times more in the backward pass.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, borrow: Borrow) -> Tensor:
@@ -102,8 +103,8 @@ class _MultiplyWithLora(torch.autograd.Function):
 
 class FrozenLinear(nn.Linear):
     """A Linear whose weight is the live module's. Its own `weight` is a placeholder of one element, expanded to
-    (O, I): adapters read their shape, device and dtype from it. Those that compute with the weight itself (DoRA, PiSSA)
-    see it within `real_weights`."""
+    (O, I): adapters read their shape, device and dtype from it. Adapters that compute with the weight itself (DoRA,
+    PiSSA) see it within `real_weights`."""
 
     def __init__(self, live: Live, fetch: Fetch, like: Tensor) -> None:
         nn.Module.__init__(self)
@@ -115,12 +116,13 @@ class FrozenLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:
-        """The placeholder; within `real_weights` a copy of the live weight (O, I), in the placeholder's dtype."""
+        """Returns the placeholder; within `real_weights` a copy of the live weight (O, I), in the placeholder's dtype.
+        """
         return self._copies()[0] if self.lends else self.placeholder
 
     @property
     def bias(self) -> Tensor | None:
-        """None; within `real_weights` a copy of the live bias (O,)."""
+        """Returns None; within `real_weights` a copy of the live bias (O,)."""
         return self._copies()[1] if self.lends else None
 
     @torch.no_grad()
@@ -131,16 +133,16 @@ class FrozenLinear(nn.Linear):
         return copies
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, I) → (B, L, O)."""
+        """Computes the Linear: (B, L, I) → (B, L, O)."""
         return _Multiply.apply(x, self._borrow)
 
     def with_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, L, I) → (B, L, O), and the bias (O,) that is in it."""
+        """Computes the Linear, (B, L, I) → (B, L, O), and returns beside it the bias (O,) that is in it."""
         return _MultiplyAndTell.apply(x, self._borrow)
 
     def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-        """(B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at `scale`, multiplied in the
-        dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
+        """Computes the Linear, (B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at
+        `scale`. They are multiplied in the dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
         return _MultiplyWithLora.apply(x, lora_a.to(x.dtype), lora_b.to(x.dtype), scale, self._borrow)
 
 
@@ -158,8 +160,8 @@ def real_weights(view: nn.Module) -> Iterator[None]:
 
 
 class FrozenNorm(nn.Module):
-    """A layer or RMS norm. The layer norm works on a copy: transformer blocks later add into the very tensor they
-    normalised."""
+    """A layer norm or RMS norm with the live module's weights. The layer norm works on a copy of its input, because
+    transformer blocks later add into the tensor that they normalised."""
 
     def __init__(self, live: Live, fetch: Fetch) -> None:
         super().__init__()
@@ -167,7 +169,7 @@ class FrozenNorm(nn.Module):
         self._is_layer_norm = isinstance(live, nn.LayerNorm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape and dtype out as in."""
+        """Normalises `x`; its shape and dtype stay the same."""
         weight, bias, release = self._borrow(x)
         # Autograd keeps the weights past `release`; and the live ones may ask for gradients, which they must not get.
         weight, bias = (None if t is None else t.detach().clone() for t in (weight, bias))
@@ -178,14 +180,15 @@ class FrozenNorm(nn.Module):
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Also true of quantized layers that are no `nn.Linear` but have a Linear's weight and sizes."""
+    """Returns whether a module is a Linear. Quantized layers that are no `nn.Linear` but have a Linear's weight and
+    sizes count too."""
     return isinstance(module, nn.Linear) or all(hasattr(module, n) for n in ("in_features", "out_features", "weight"))
 
 
 def build_view(live: nn.Module, fetch: Fetch, like: Tensor, name: str = "") -> nn.Module:
-    """A tree of new modules that computes what `live` computes, differentiably.
+    """Builds a tree of new modules that computes what `live` computes, differentiably.
 
-    `like` gives the device and dtype that adapters on the view shall have.
+    `like` has the device and dtype that adapters on the view get.
     Raises TypeError for a layer with weights that is neither a Linear nor a norm: such a model is not supported."""
     if is_linear(live):
         return FrozenLinear(live, fetch, like)

@@ -1,1 +1,1 @@
-"""The recipe of a training run: its settings, their ranges, and the rules between them."""
+"""Describes the recipe of a training run: its settings, their ranges, and the rules between them."""

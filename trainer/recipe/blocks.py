@@ -1,4 +1,4 @@
-"""Values for certain transformer blocks, as people write them: "kind 0-9: 8, other: 32, other 7: 64"."""
+"""Reads values for certain transformer blocks, as people write them: "kind 0-9: 8, other: 32, other 7: 64"."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ FORMAT = "Write kinds of blocks with numbers, like 'kind 0-9: 8, kind: 32'"
 
 @dataclass(frozen=True, slots=True)
 class BlockValues:
-    """A number for some blocks. Where two entries name a block, the later one counts."""
+    """Gives a number for some blocks. If two entries name a block, the later one counts."""
 
     entries: tuple[tuple[str, int, float, float], ...] = ()
-    """Kind, first and last block, number."""
+    """Each entry has a kind, the first and the last block, and the number."""
     problems: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> list[float]:
-        """All numbers that are given."""
+        """Returns all numbers that the entries give."""
         return [number for *_, number in self.entries]
 
     @property
     def kinds(self) -> set[str]:
-        """All kinds of blocks that are named. Whether a model has them, its family knows."""
+        """Returns all kinds of blocks that the entries name. The model's family knows whether the model has them."""
         return {kind for kind, *_ in self.entries}
 
     def of(self, block: tuple[str, int] | None, default: float) -> float:
-        """The number for a block by its kind and its place, or the default; so for what lies in no block (None)."""
+        """Returns the number for a block (its kind and place), or the default if no entry names it. What lies in no
+        block (None) has the default too."""
         found = default
         for kind, first, last, number in self.entries:
             if block and block[0] == kind and first <= block[1] <= last:
@@ -39,7 +40,7 @@ class BlockValues:
 
 @lru_cache(maxsize=64)
 def parse_blocks(text: str) -> BlockValues:
-    """Reads such a text; what cannot be read is in `problems`."""
+    """Reads a text that gives blocks their values. `problems` lists what cannot be read."""
     entries, problems = [], []
     for part in filter(None, (part.strip() for part in text.split(","))):
         if not (match := _ENTRY.fullmatch(part)):
@@ -54,7 +55,7 @@ def parse_blocks(text: str) -> BlockValues:
 
 
 def problem_with_regex(pattern: str) -> str:
-    """Why a text is no regular expression; empty if it is one."""
+    """Returns why a text is not a regular expression; empty if it is one."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as err:

@@ -1,5 +1,5 @@
-"""The closed choices of a recipe, by the field's names for them. Kinds of adapter and optimizers have tables of their
-own."""
+"""Lists the closed choices of a recipe, by the names that are common in the field. Kinds of adapter and optimizers have
+tables of their own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The recipe of a training run: one frozen dataclass. What goes together in it, `rules.py` knows.
+"""Defines the recipe of a training run, one frozen dataclass. `rules.py` knows which settings go together.
 
-Each setting is said once, here: its default, its range or its choices, and what it does. LoRA Train's inputs, the rules
-and docs/recipe.md follow from that, the inputs in the order of the fields: a new one comes last."""
+Each setting is described once, here: its default, its range or its choices, and what it does. LoRA Train's inputs, the
+rules and docs/recipe.md follow from that. The inputs are in the order of the fields, so a new field comes last."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ LOGIT_NORMAL = ("timestep_sampling", ("logit_normal",))
 
 
 def _adapters(name: str) -> tuple[str, tuple[str, ...]]:
-    """The kinds of adapter for which a setting means something."""
+    """Returns, for `only_with`, the kinds of adapter for which a setting means something."""
     return "adapter", tuple(kind for kind, entry in KINDS.items() if name in entry.uses)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """A step is an optimizer update; a micro-batch is one forward and backward of `batch_size` images."""
+    """Holds all settings of a run. A step is an optimizer update; a micro-batch is one forward and backward of
+    `batch_size` images."""
 
     steps: int = setting(low=1, high=100000, says=(
         "Optimizer steps. More learn more, then overfit: watch the previews, and the held-out loss if you give a "
@@ -45,8 +46,8 @@ class TrainConfig:
 
     adapter: str = setting("LoRA", choices=(*KINDS,), says=(
         "What is trained. LoRA is what every program reads. rsLoRA: for ranks above 64. DoRA: learns direction and "
-        "size apart; slower. LoHa, LoKr: smaller files. OFT: only turns, which keeps the model's look; rank is then "
-        "the size of its blocks."))
+        "size apart; slower. LoHa, LoKr: smaller files. OFT: only rotates weights, which keeps the model's look; "
+        "rank is then the size of its blocks."))
     alpha: float = setting(0.0, 0, 1024, 1, only_with=_adapters("alpha"), says=(
         "The LoRA's scale is alpha / rank. 0 means alpha = rank. Half the rank learns half as fast."))
     init: choices.AdapterInit = setting("kaiming", choices=choices.AdapterInit, says=(
@@ -68,12 +69,12 @@ class TrainConfig:
         "Only for LoRA, rsLoRA and DoRA: share of the adapter's inputs that is dropped. 0.1 slows overfitting a "
         "little."))
     rank_dropout: float = setting(0.0, 0, 0.95, 0.05, only_with=_adapters("rank_dropout"), says=(
-        "Share of the ranks that is dropped, for each image anew."))
+        "Share of the ranks that is dropped, chosen anew for each image."))
     module_dropout: float = setting(0.0, 0, 0.95, 0.05, says=(
-        "Share of the layers whose LoRA is left out, each time anew."))
+        "Share of the layers whose LoRA is left out, chosen anew each time."))
     adapter_dtype: choices.AdapterDtype = setting("fp32", choices=choices.AdapterDtype, says=(
-        "Numbers the LoRA is trained in. bf16 saves memory; its updates are rounded at random, so that small ones are "
-        "not lost."))
+        "The type of number the LoRA is trained in. bf16 saves memory; its updates are rounded at random, so that "
+        "small ones are not lost."))
 
     # The optimizer
 
@@ -123,17 +124,17 @@ class TrainConfig:
         "How errors count. l2 is what the model was made with. huber and smooth_l1 give outliers less weight: for "
         "images with watermarks or mistakes. smooth_l1 has ten times huber's gradients at huber_c 0.1."))
     huber_c: float = setting(0.1, 0.001, 10, 0.01, only_with=HUBER, says=(
-        "Only for huber and smooth_l1: larger errors count less than squared."))
+        "Only for huber and smooth_l1: errors larger than this count less than squared."))
     huber_schedule: choices.HuberSchedule = setting(
         "constant", choices=choices.HuberSchedule, only_with=HUBER, says=(
             "Only for huber and smooth_l1: how huber_c falls with the noise level. snr follows signal over noise."))
     unmasked_weight: float = setting(0.0, 0, 1, 0.05, says=(
-        "How much of an image counts that its mask leaves out (LoRA Dataset Loader: masks). 0.1 keeps backgrounds in "
-        "place."))
+        "How much the part of an image counts that its mask leaves out (LoRA Dataset Loader: masks). 0.1 keeps "
+        "backgrounds in place."))
     prior_weight: float = setting(1.0, 0, 10, 0.1, says="How much regularization images count.")
     preservation_weight: float = setting(0.0, 0, 10, 0.1, says=(
-        "Keep what the model does without your trigger word, without extra images: above 0 its answer to the empty "
-        "prompt is held. Takes twice the time. 0 is off."))
+        "Above 0, the model stays as it is where your trigger word is not used: its answer to the empty prompt is "
+        "held. This needs no extra images, but takes twice the time. 0 is off."))
     preservation_class: str = setting("", says=(
         "With preservation_weight: hold the answer to your captions with the trigger word replaced by this word, such "
         "as: cat."))
@@ -147,7 +148,7 @@ class TrainConfig:
     caption_shuffle: choices.CaptionShuffle = setting("none", choices=choices.CaptionShuffle, says=(
         "Put the tags (between commas) or the sentences of a caption in another order each time."))
     keep_tokens: int = setting(0, 0, 64, only_with=SHUFFLED, says=(
-        "Only with caption_shuffle: so many tags or sentences stay in front."))
+        "Only with caption_shuffle: how many tags or sentences stay in front."))
     caption_variants: int = setting(8, 1, 256, only_with=SHUFFLED, says=(
         "Only with caption_shuffle: how many orders of each caption are encoded."))
 
@@ -164,13 +165,13 @@ class TrainConfig:
         "it falls while the LoRA learns and rises when it overfits. A wired validation dataset does the same."))
     validate_every: int = setting(50, 1, 100000, says="Steps between two measurements of the held-out images.")
     early_stop_patience: int = setting(0, 0, 1000, says=(
-        "End after so many measurements without a new lowest held-out loss. 0: train all steps."))
+        "End after this many measurements without a new lowest held-out loss. 0: train all steps."))
     save_every: int = setting(100, 1, 100000, says="Steps between states on disk. A crash costs at most this many.")
     extra_steps: int = setting(0, 0, 100000, says=(
-        "Train a finished job so many steps further: set it and queue again. Not a new job; the learning rate follows "
-        "the longer run."))
+        "Train a finished job for this many more steps: set it and queue again. It stays the same job; the learning "
+        "rate follows the longer run."))
     keep_states: int = setting(2, 1, 100, says=(
-        "How many of those states are kept, the newest. Live LoRA can use the LoRA of each; a state is about three "
+        "How many of the newest states are kept on disk. Live LoRA can use the LoRA of each; a state is about three "
         "times the size of the LoRA."))
 
     def __post_init__(self) -> None:
@@ -179,28 +180,29 @@ class TrainConfig:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the run, with those it was extended by."""
+        """Returns the steps of the run, with those it was extended by."""
         return self.steps + self.extra_steps
 
     @property
     def ranks_by_block(self) -> BlockValues:
-        """`block_ranks`, read."""
+        """Returns the ranks that `block_ranks` gives."""
         return parse_blocks(self.block_ranks)
 
     @property
     def learning_rates_by_block(self) -> BlockValues:
-        """`block_learning_rates`, read."""
+        """Returns the factors that `block_learning_rates` gives."""
         return parse_blocks(self.block_learning_rates)
 
     @property
     def lora_alpha(self) -> float:
-        """The alpha in effect where the rank is `rank`."""
+        """Returns the alpha in effect for layers whose rank is `rank`."""
         return self.alpha or float(self.rank)
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, for JSON."""
+        """Returns the recipe as plain values, for JSON."""
         return asdict(self)
 
     def identity(self) -> dict[str, Any]:
-        """What makes it another training: all but `extra_steps`, which continues the same one, and `keep_states`."""
+        """Returns what makes this another training if it changes: all but `extra_steps`, which continues the same one,
+        and `keep_states`."""
         return {name: value for name, value in self.as_dict().items() if name not in ("extra_steps", "keep_states")}

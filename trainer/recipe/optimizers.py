@@ -1,4 +1,4 @@
-"""The optimizers. Each is one row: where it comes from, what it keeps, what it is given and what it does by itself."""
+"""Lists the optimizers, one row each: where it comes from, what it keeps, what it is given, what it does by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """A row. The class has the row's name."""
+    """Describes an optimizer. Its class has the name of its row."""
 
     module: str
     """The module that the class is imported from when training starts."""
@@ -21,36 +21,37 @@ class Optimizer:
     """Whether a recipe can name it. Others only take another's place."""
 
     moments: int
-    """Values that it keeps for each value of the adapter."""
+    """How many values it keeps for each value of the adapter."""
     eight_bit: bool = False
     """Whether it keeps them in 8 bits instead of 32."""
     paged: bool = False
     """Whether what it keeps may leave a full GPU, in memory that the GPU shares with the CPU."""
 
     settings: Callable[[int], dict[str, Any]] = lambda steps: {}
-    """(steps of the recipe) → what it is given beside learning rate and weight decay, where its defaults do not fit."""
+    """(steps of the recipe) → what it is given besides learning rate and weight decay if its defaults do not fit."""
 
     finds_rate: bool = False
-    """It finds the learning rate itself: the recipe's is a factor on it, the same for all parameters."""
+    """Whether it finds the learning rate itself. The recipe's rate is then a factor on it, one for all parameters."""
     averages: bool = False
-    """It averages the weights itself, instead of lowering the learning rate."""
+    """Whether it averages the weights itself, instead of lowering the learning rate."""
 
 
 def _ademamix(steps: int) -> dict[str, Any]:
-    """Pagliardini et al. 2024 (arXiv:2409.03137) ramp alpha and beta3 over the run, as the slow average would otherwise
-    dominate at the start. Their beta3 of 0.9999 has a half-life of 6931 steps, longer than a LoRA's whole run; that of
-    0.999 is 693. The ramp ends at `steps`, so that extending a run does not bend what is behind it."""
+    """Ramps alpha and beta3 over the run as Pagliardini et al. 2024 (arXiv:2409.03137) do, because the slow average
+    would otherwise dominate at the start. Their beta3 of 0.9999 has a half-life of 6931 steps, longer than a LoRA's
+    whole run; that of 0.999 is 693. The ramp ends at `steps`, so that extending a run does not change the steps that
+    are done."""
     return {"betas": (0.9, 0.999, 0.999), "alpha": 5.0, "t_alpha": steps, "t_beta3": steps}
 
 
 def _adafactor(steps: int) -> dict[str, Any]:
-    """The learning rate is ours. Scaled by the parameter's size, which is 0 for LoRA's B, it would start a thousand
-    times too low; torch's Adafactor always scales, so this is transformers'."""
+    """Keeps our learning rate as it is. Scaled by the parameter's size, which is 0 for LoRA's B, the rate would
+    start a thousand times too low. torch's Adafactor always scales, so this is transformers'."""
     return {"scale_parameter": False, "relative_step": False, "warmup_init": False}
 
 
 def _prodigy(steps: int) -> dict[str, Any]:
-    """What its authors recommend for diffusion models: https://github.com/konstmish/prodigy#how-to-use"""
+    """Returns what its authors recommend for diffusion models: https://github.com/konstmish/prodigy#how-to-use"""
     return {"safeguard_warmup": True, "bias_correction": True}
 
 
@@ -70,4 +71,4 @@ OPTIMIZERS = {
     "Lion": Optimizer(module=BNB, moments=1, offered=False, instead="AdamW"),
 }
 OFFERED = tuple(name for name, row in OPTIMIZERS.items() if row.offered)
-"""What a recipe can name."""
+"""The optimizers that a recipe can name."""

@@ -1,4 +1,4 @@
-"""What makes a recipe right: the range and the choices of each setting, and every rule between two of them."""
+"""Checks a recipe: the range and the choices of each setting, and every rule between two of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from .optimizers import OPTIMIZERS, Optimizer
 from .settings import about
 
 LEAST_FACTOR = 0.1
-"""Of a learning rate that is a factor: below it, a person means a learning rate."""
+"""The smallest learning_rate for an optimizer that takes it as a factor. A person who sets less means a learning
+rate."""
 
 
 def problems(config: Any) -> list[str]:
-    """Everything that is wrong with a recipe (a TrainConfig), a sentence each, with the value and what to do."""
+    """Returns all that is wrong with a recipe (a TrainConfig), a sentence each, with the value and what to do."""
     rules = (_each, _held_out, _unused, _learning_rate, _schedule, _blocks, _adapter, _objective)
     return [problem for rule in rules for problem in rule(config)]
 
 
 def _each(config: Any) -> Iterator[str]:
-    """What is out of its range, or no choice. The learning rate has a rule of its own."""
+    """Yields settings out of their range, or not among their choices. The learning rate has a rule of its own."""
     for field in fields(config):
         if field.name != "learning_rate" and (found := about(field).problem(field.name, getattr(config, field.name))):
             yield found
@@ -35,7 +36,7 @@ def _held_out(config: Any) -> Iterator[str]:
 
 
 def _unused(config: Any) -> Iterator[str]:
-    """Values that would be ignored."""
+    """Yields the values that would be ignored."""
     for field in fields(config):
         other, values = about(field).only_with
         value, found = getattr(config, field.name), getattr(config, other) if other else None

@@ -1,5 +1,4 @@
-"""What is known of a recipe's settings beside their names and values: said once, for the rules, the nodes and the docs.
-"""
+"""Describes a recipe's settings besides their names and values, once for the rules, the nodes and the docs."""
 
 from __future__ import annotations
 
@@ -11,22 +10,22 @@ from typing import Any, get_args
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What is known of a setting."""
+    """Describes a setting."""
 
     says: str
-    """What it does, and when to change it. {example} stands for a value that suits the model's family."""
+    """What the setting does, and when to change it. {example} stands for a value that suits the model's family."""
     low: float = -math.inf
     high: float = math.inf
-    """The smallest and the largest number."""
+    """The smallest and the largest number that are allowed."""
     step: float = 1
-    """How far the arrows of its input go."""
+    """How much one click on an arrow of its input changes the number."""
     choices: tuple[str, ...] = ()
-    """The texts that are allowed. Empty: any."""
+    """The texts that are allowed. Empty: any text is allowed."""
     only_with: tuple[str, tuple[str, ...]] = ("", ())
-    """Another setting, and the values of it with which this one means something. Empty: it always does."""
+    """Another setting, and its values with which this one means something. Empty: this one always does."""
 
     def problem(self, name: str, value: Any) -> str:
-        """What is wrong with a value, in a sentence; empty if nothing is."""
+        """Returns what is wrong with a value, in a sentence; empty if nothing is."""
         if self.choices and value not in self.choices:
             return f"{name} must be one of {', '.join(self.choices)}, got {value!r}."
         if isinstance(value, (int, float)) and not self.low <= value <= self.high:
@@ -35,7 +34,7 @@ class About:
 
     @property
     def range(self) -> str:
-        """The numbers that are allowed, in words."""
+        """Returns the numbers that are allowed, in words."""
         return f"from {self.low:g} to {_plain(self.high)}"
 
 
@@ -45,12 +44,12 @@ def _plain(number: float) -> str:
 
 def setting(default: Any = MISSING, low: float = -math.inf, high: float = math.inf, step: float = 1, *, says: str,
             choices: Sequence[str] | Any = (), only_with: tuple[str, tuple[str, ...]] = ("", ())) -> Any:
-    """A field of a recipe. `choices`: texts, or a Literal of them."""
+    """Makes a field of a recipe. `choices` are texts, or a Literal of them."""
     about = About(says=says, low=low, high=high, step=step, only_with=only_with,
                   choices=tuple(choices) if isinstance(choices, (list, tuple)) else get_args(choices))
     return field(default=default, metadata={"about": about})
 
 
 def about(entry: Field[Any]) -> About:
-    """What is known of a field that `setting` made."""
+    """Returns the description of a field that `setting` made."""
     return entry.metadata["about"]

@@ -1,1 +1,1 @@
-"""Sample pictures: the prompts they are drawn from, and grids of them."""
+"""Reads the prompts of sample pictures, and puts the pictures into grids."""

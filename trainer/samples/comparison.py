@@ -1,4 +1,4 @@
-"""What a grid of samples shows: a job's pictures by step, or pictures drawn now by strength.
+"""Collects what a grid of samples shows: a job's pictures by step, or pictures drawn now by strength.
 
 Shapes: h w pixels."""
 
@@ -28,7 +28,7 @@ MOST_STRENGTH = 10.0
 
 
 class Table(NamedTuple):
-    """Pictures with the titles of their rows and columns."""
+    """Holds pictures with the titles of their rows and columns."""
 
     cells: Cells
     rows: list[str]
@@ -36,8 +36,8 @@ class Table(NamedTuple):
 
 
 def saved(folder: JobFolder, most: int) -> Table:
-    """A job's samples, prompts × steps: at most so many steps, evenly chosen, the first and the last among them. A
-    prompt that was changed on the way has a row for each of its wordings.
+    """Returns a job's samples, prompts × steps. There are at most `most` steps, evenly chosen, with the first and the
+    last among them. A prompt that was changed on the way has a row for each of its wordings.
 
     Raises ValueError if there are none."""
     rounds: dict[int, dict[int, str]] = {}
@@ -60,7 +60,8 @@ def saved(folder: JobFolder, most: int) -> Table:
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly chosen by their place, the first and the last among them; of one, the last."""
+    """Returns at most `most` steps, evenly chosen by their place, with the first and the last among them. If `most` is
+    1, it returns the last."""
     if len(steps) <= most:
         return list(steps)
     if most == 1:
@@ -69,7 +70,7 @@ def spread(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _read(path: Path) -> tuple[Image.Image, str] | None:
-    """A sample and its prompt; None if it cannot be read, or was not written by a job."""
+    """Returns a sample and its prompt; None if it cannot be read, or was not written by a job."""
     try:
         with Image.open(path) as opened:
             return opened.convert("RGB"), json.loads(opened.info["livelora"])["prompt"]
@@ -79,7 +80,7 @@ def _read(path: Path) -> tuple[Image.Image, str] | None:
 
 
 def parse_strengths(text: str) -> list[float]:
-    """Numbers between commas. Raises ValueError that names all that are none, or out of range."""
+    """Reads numbers between commas. Raises ValueError that names every part that is not a number or out of range."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     bad = [part for part in parts if not _is_strength(part)]
     if bad or not parts:
@@ -97,15 +98,15 @@ def _is_strength(part: str) -> bool:
 
 def drawn(host: Host, lora: dict[str, Tensor], samples: Sequence[Sample], strengths: Sequence[float],
           tell: Callable[[int, int], None]) -> Table:
-    """Every sample with the LoRA at every strength; 0 is the base model. `tell` hears, before each picture and at the
-    end, how many are done and how many there will be.
+    """Draws every sample with the LoRA at every strength; 0 is the base model. `tell` hears, before each picture and at
+    the end, how many pictures are done and how many there will be.
 
-    The caller holds the lease. Raises Interrupted."""
+    The caller holds the lease. Raises Interrupted if a person stops it."""
     texts = {text: host.encode_text(text) for sample in samples for text in (sample.prompt, sample.negative)}
     cells: Cells = [[] for _ in samples]
     total = len(samples) * len(strengths)
     for column, strength in enumerate(strengths):  # the outer loop: the model is patched once for each
-        # Adding nothing is not the same as leaving a weight alone: a quantized one would be quantized once more.
+        # Adding nothing is not the same as leaving a weight alone: a quantized one would be quantized a second time.
         draw = host.sampler(lora if strength else {}, strength)
         for row, sample in enumerate(samples):
             tell(column * len(samples) + row, total)

@@ -1,4 +1,4 @@
-"""Pictures in a table, with titles at the left and above, as one picture."""
+"""Makes one picture of a table of pictures, with titles at the left and above."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PAGE, TEXT, BLANK, FAINT = "#ffffff", "#222222", "#f1f1f1", "#767676"
 MISSING = "no picture"
 SYSTEM_FONTS = ("arial.ttf", "DejaVuSans.ttf", "msyh.ttc", "YuGothM.ttc", "malgun.ttf", "Arial Unicode.ttf",
                 "NotoSansCJK-Regular.ttc")
-"""Asked for letters that pillow's own font lacks, which knows hardly more than English."""
+"""Fonts of the system for letters that pillow's own font lacks. That font has hardly more than English."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def compose(cells: Cells, rows: Sequence[str], columns: Sequence[str], labels: bool) -> Image.Image:
-    """The table as a picture, each cell pixel for pixel. Columns are as wide as the widest picture, a row is as tall as
-    its tallest, and one without pictures as the tallest row. `rows` and `columns`: the titles, left out without
-    `labels`.
+    """Returns the table as a picture, with each cell pixel for pixel. Columns are as wide as the widest picture. A row
+    is as tall as its tallest picture; a row without pictures is as tall as the tallest row. `rows` and `columns` are
+    the titles, which are left out without `labels`.
 
     Raises ValueError if there is no picture at all."""
     pictures = [picture for row in cells for picture in row if picture]
@@ -63,25 +63,25 @@ def _place(page: Image.Image, picture: Image.Image | None, cell: tuple[int, int,
 
 
 class _Style(NamedTuple):
-    """Sizes in pixels that go with the pictures', so that a grid of large pictures is readable when it is shown
-    small."""
+    """Holds the font and sizes in pixels. They grow with the pictures, so that a grid of large pictures is readable
+    when it is shown small."""
 
     font: Font
     line: int
-    """Height of a line of text."""
+    """The height of a line of text."""
     gap: int
-    """Between pictures."""
+    """The space between pictures."""
     margin: int
 
     @classmethod
     def of(cls, edge: int, text: str) -> _Style:
-        """For cells of that shorter side, and titles that make up this text."""
+        """Returns the style for cells whose shorter side is `edge` pixels. `text` has all letters of the titles."""
         size = max(13, edge // 12)
         gap = max(4, size // 4)
         return cls(_font(size, text), round(1.25 * size), gap, 2 * gap)
 
     def wrapped(self, text: str, width: int, height: int) -> str:
-        """Text in lines that fit into a box; what does not fit ends in …"""
+        """Breaks text into lines that fit into a box. Text that does not fit is cut, and ends in …"""
         lines = [""]
         for word in text.split():
             joined = f"{lines[-1]} {word}".strip()
@@ -96,7 +96,7 @@ class _Style(NamedTuple):
         return "\n".join(lines)
 
     def _pieces(self, word: str, width: int) -> list[str]:
-        """A word, cut where it is wider than the box: scripts without spaces are words of any length."""
+        """Cuts a word into pieces that fit into the box. In scripts without spaces, words have any length."""
         pieces = [""]
         for letter in word:
             if pieces[-1] and not self._fits(pieces[-1] + letter, width):
@@ -108,22 +108,22 @@ class _Style(NamedTuple):
         return self.font.getlength(line) <= width
 
     def width_of(self, text: str) -> int:
-        """Of the widest line."""
+        """Returns the width of the widest line, in pixels."""
         return math.ceil(max(self.font.getlength(line) for line in text.split("\n")))
 
     def height_of(self, text: str) -> int:
-        """Of all lines."""
+        """Returns the height of all lines, in pixels."""
         return self.line * (text.count("\n") + 1)
 
     def write(self, page: Image.Image, at: tuple[float, float], text: str, align: str, color: str = TEXT) -> None:
-        """Lines of text whose middle ("m") or left edge ("l") is at a point, half of them above it."""
+        """Writes lines of text with their middle ("m") or left edge ("l") at a point, half of them above it."""
         (x, y), lines, pen = at, text.split("\n"), ImageDraw.Draw(page)
         for number, line in enumerate(lines):  # pillow's own spacing of lines differs between its versions
             pen.text((x, y + (number - (len(lines) - 1) / 2) * self.line), line, color, self.font, f"{align}m")
 
 
 def _font(size: int, text: str) -> Font:
-    """Pillow's own font; if it lacks letters, the one of the system's that lacks the fewest."""
+    """Returns pillow's own font or, if it lacks letters, whichever of it and the system's fonts lacks the fewest."""
     own = ImageFont.load_default(size)
     letters = {letter for letter in text if letter.isprintable() and not letter.isspace()}
     if not _missing(own, letters):
@@ -133,7 +133,7 @@ def _font(size: int, text: str) -> Font:
 
 
 def _missing(font: Font, letters: set[str]) -> int:
-    """How many letters are drawn as the box that stands for all that a font lacks."""
+    """Returns how many letters are drawn as the box that stands for every letter that a font lacks."""
     box = _shape(font, "\uffff")
     return sum(_shape(font, letter) == box for letter in letters)
 

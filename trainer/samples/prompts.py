@@ -1,4 +1,4 @@
-"""Preview prompts with settings of their own, one a line, in the form that sd-scripts and ai-toolkit read:
+"""Reads preview prompts with settings of their own, one per line, as sd-scripts and ai-toolkit read them:
 `a cat on a roof --w 512 --h 768 --d 42 --n blurry, ugly`."""
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from ..model.host import SampleSettings
 from ..training.task import Sample
 
 OPTION = re.compile(r"(?<!\S)--([A-Za-z]\S*)")
-"""A dash inside a word, and one that stands alone, belong to the prompt."""
+"""The start of an option. Dashes inside a word, and dashes that stand alone, belong to the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """What may follow an option: a number from `low` to `high`, and if there is a `grid`, a multiple of it."""
+    """Says what may follow an option: a number from `low` to `high`, and if there is a `grid`, a multiple of it."""
 
     setting: str
     low: float
@@ -23,7 +23,7 @@ class Number:
     grid: int = 0
 
     def read(self, value: str) -> float | None:
-        """The number, or None if it is not such a one."""
+        """Returns the number, or None if the option does not allow it."""
         try:
             number = int(value) if self.grid else float(value)
         except ValueError:
@@ -45,7 +45,7 @@ NUMBERS = {
     "g": Number("guidance", 0, 30),
     "m": Number("strength", 0, 2),
 }
-"""Limits are those of LoRA Sample Preview's inputs."""
+"""The options that take a number. The limits are those of LoRA Sample Preview's inputs."""
 NEGATIVE = "n"
 
 
@@ -58,7 +58,7 @@ class _Line:
     def problems(self) -> list[str]:
         found = [] if self.prompt else ["has no prompt. Write it in front of the options."]
         names = [name for name, _ in self.options]
-        found += [f"--{name} is there {names.count(name)} times. Leave one." for name in dict.fromkeys(names)
+        found += [f"--{name} is there {names.count(name)} times. Keep one." for name in dict.fromkeys(names)
                   if names.count(name) > 1]
         found += [f"--{name} {value}".rstrip() + f": {problem}" for name, value in self.options
                   if (problem := _problem(name, value))]
@@ -72,17 +72,17 @@ class _Line:
 
 
 def parse_all(text: str, negative: str, defaults: SampleSettings) -> tuple[Sample, ...]:
-    """A sample for each line; what a line does not set is `negative` and `defaults`. Empty lines and those that start
-    with # are passed over.
+    """Returns a sample for each line. What a line does not set comes from `negative` and `defaults`. Empty lines and
+    those that start with # are passed over.
 
     Options stand behind the prompt in any order, in small or capital letters: the keys of NUMBERS, and --n for the
-    negative prompt, which runs to the next option and may be empty. Raises ValueError, naming every problem of every
-    line."""
+    negative prompt, which runs to the next option and may be empty. Raises ValueError that names every problem of
+    every line."""
     return tuple(line.sample(negative, defaults) for line in _lines(text))
 
 
 def check(text: str) -> None:
-    """Raises the ValueError that `parse_all` would."""
+    """Raises the ValueError that `parse_all` would raise."""
     _lines(text)
 
 

@@ -1,1 +1,1 @@
-"""Training itself: what is trained on what, one step, and the state that a step leaves."""
+"""Trains. Decides what is trained on which data, takes the steps, and saves the state that a step leaves."""

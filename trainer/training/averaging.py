@@ -1,4 +1,5 @@
-"""Averaged weights: what is measured, drawn and saved, while training goes on with others."""
+"""Averages the weights over the steps. The average is measured, drawn and saved, while training goes on with the
+weights."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from .rounding import in_fp32
 
 
 class Averaged:
-    """The exponential moving average (EMA) of the adapter if `ema_decay` is set; else the average that
-    ScheduleFreeAdamW keeps (Defazio et al. 2024, arXiv:2405.15682); else the adapter as it is.
+    """Gives the exponential moving average (EMA) of the adapter if `ema_decay` is set; otherwise the average that
+    ScheduleFreeAdamW keeps (Defazio et al. 2024, arXiv:2405.15682); otherwise the adapter as it is.
 
     The EMA is diffusers' `EMAModel`, in fp32: s ← s − (1 − d)(s − p) after each step. At step k the decay d is
     min(ema_decay, k / (k + 9)), and 0 at k = 1. So it covers about the last ninth of the steps taken, and forgets the
-    adapter's empty start also in a short run: d reaches 0.9 at step 81, 0.99 at step 891."""
+    adapter's empty start even in a short run: d reaches 0.9 at step 81, 0.99 at step 891."""
 
     def __init__(self, params: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
         self.params, self.optimizer = list(params), cast(Any, optimizer)  # schedule-free ones have eval and train
         self.lock = threading.RLock()
-        """Held while the parameters hold the average: a prompt may ask for the LoRA while a state is saved."""
+        """Is held while the parameters hold the average: a prompt may ask for the LoRA while a state is saved."""
         self.schedule_free = OPTIMIZERS[config.optimizer].averages
         self.ema = None
         if config.ema_decay:
@@ -36,27 +37,28 @@ class Averaged:
             self.ema.to(dtype=torch.float32)  # bf16 would lose what a decay of 0.99 adds
 
     def update(self) -> None:
-        """Takes the step just done into the average."""
+        """Adds the step just done to the average."""
         if self.ema:
             assert all(p.requires_grad for p in self.params)  # EMAModel does not average what is frozen
             self.ema.step(self.params)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The EMA's tensors, copied to the CPU, and its step count; nothing if there is no EMA."""
+        """Returns the EMA's tensors, copied to the CPU, and its step count; nothing if there is no EMA."""
         if not self.ema:
             return {}, {}
         tensors = {str(i): s.cpu().clone().contiguous() for i, s in enumerate(self.ema.shadow_params)}
         return tensors, {"step": self.ema.optimization_step}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Puts back what `state` gave."""
+        """Puts back what `state` returned."""
         if self.ema:
             shadows = [tensors[str(i)].to(p.device) for i, p in enumerate(self.params)]
             self.ema.load_state_dict({"shadow_params": shadows, "optimization_step": numbers["step"]})
 
     @contextmanager
     def in_effect(self) -> Iterator[None]:
-        """Inside, the parameters hold the average. Afterwards they and the optimizer are, bit for bit, as before."""
+        """Puts the average into the parameters while inside. Afterwards they and the optimizer are as before, bit for
+        bit."""
         with self.lock:
             kept = [p.detach().clone() for p in self.params] if self.ema or self.schedule_free else []
             try:

@@ -1,5 +1,4 @@
-"""Which images make up micro-batch k: a function of the seed alone, so that a resumed run sees what it would have
-seen."""
+"""Chooses the images of micro-batch k by the seed alone, so that a resumed run sees what it would have seen."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from ..recipe.seeds import generator
 
 
 class Batches:
-    """Micro-batches of images of one shape. In each epoch every image comes `num_repeats` times, in a new order."""
+    """Makes micro-batches of images of one shape. Each epoch has every image `num_repeats` times, in a new order."""
 
     def __init__(self, images: Sequence[tuple[Hashable, int]], batch_size: int, seed: int) -> None:
-        """`images`: the shape and the number of repeats of each image."""
+        """`images` holds the shape and the number of repeats of each image."""
         self._batch_size, self._seed = batch_size, seed
         self._groups: dict[Hashable, list[int]] = {}
         for index, (shape, num_repeats) in enumerate(images):
@@ -23,7 +22,8 @@ class Batches:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def __getitem__(self, k: int) -> list[int]:
-        """Indices of the images of micro-batch k, for any k ≥ 0. The last one of a shape may be smaller."""
+        """Returns the indices of the images of micro-batch k, for any k ≥ 0. The last micro-batch of a shape may be
+        smaller."""
         epoch, place = divmod(k, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))

@@ -1,4 +1,4 @@
-"""An image as training takes it.
+"""Holds an image as training takes it.
 
 Shapes: C latent channels, H W latent rows and columns.
 """
@@ -15,22 +15,22 @@ from ..model.host import Text
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image as the transformer sees it."""
+    """Holds an image and its captions as the transformer sees them."""
 
     latents: Tensor
-    """(C, H, W), fp32, on the CPU."""
+    """The encoded image: (C, H, W), fp32, on the CPU."""
     texts: Sequence[Text]
-    """Its caption, in every order that is trained."""
+    """The caption in every form that is trained, encoded."""
     num_repeats: int = 1
     weight: float = 1.0
-    """Factor on its loss; below 0 it is unlearned."""
+    """The factor on the image's loss. Below 0 the image is unlearned."""
     mask: Tensor | None = None
-    """What counts of it: (H, W) in 0…1."""
+    """How much each place of the image counts: (H, W) in 0…1. None: all of it counts."""
     others: Sequence[tuple[Tensor, Tensor | None]] = ()
-    """Its latents and masks in other views, of the same shapes."""
+    """The image's latents and masks in other views, in the same shapes."""
     caption_dropout: float = 0.0
-    """How often its caption is left out."""
+    """How often the caption is left out, in 0…1."""
     blank: Text | None = None
-    """What takes the caption's place when it is dropped."""
+    """The text that takes the caption's place when it is left out."""
     preserved: Text | None = None
-    """To this the adapted model shall answer as the base model does."""
+    """A text to which the adapted model must answer as the base model does; None if there is none."""

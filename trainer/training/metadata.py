@@ -1,4 +1,4 @@
-"""What the LoRA file of a training tells about itself."""
+"""Makes the metadata by which a LoRA file describes itself."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .batches import Batches
 log = logging.getLogger(__name__)
 
 THUMBNAIL = 256
-"""Longer side of the picture in a file, in pixels, as ModelSpec recommends."""
+"""The longer side of the thumbnail in a file, in pixels, as ModelSpec recommends."""
 SD_SCRIPTS_TIMESTEPS = {"sigmoid": "sigmoid", "uniform": "uniform", "fixed_shift": "shift", "logit_normal": "sigma"}
 
 
 def metadata(config: TrainConfig, dataset: Dataset, family: Family, steps_done: int,
              thumbnail: Path | None = None) -> dict[str, str]:
-    """What the file tells about itself: modelspec.* (Stability AI's ModelSpec 1.0.0), the ss_* keys that LoRA managers
-    read, and our whole recipe. `dataset` is what was trained on, `thumbnail` a picture that the LoRA drew; one that
-    cannot be read is left out."""
+    """Returns what the file says about itself: modelspec.* (Stability AI's ModelSpec 1.0.0), the ss_* keys that LoRA
+    managers read, and our whole recipe. `dataset` is what was trained on, `thumbnail` a picture that the LoRA drew; if
+    it cannot be read, it is left out."""
     facts = {
         **about(family, dataset.trigger_word),
         "modelspec.resolution": f"{dataset.resolution}x{dataset.resolution}",
@@ -79,7 +79,7 @@ def _training_facts(config: TrainConfig) -> dict[str, Any]:
 
 
 def _noise_facts(config: TrainConfig, family: Family) -> dict[str, Any]:
-    """The objective as the settings of sd-scripts that would do the same."""
+    """Returns the settings with which sd-scripts would train by the same objective."""
     logit_normal = config.timestep_sampling == "logit_normal"
     return {
         "ss_timestep_sampling": (SD_SCRIPTS_TIMESTEPS | {"resolution_shift": family.process.resolution_shift_name})[
@@ -87,7 +87,7 @@ def _noise_facts(config: TrainConfig, family: Family) -> dict[str, Any]:
         "ss_sigmoid_scale": 1.0,
         "ss_discrete_flow_shift": config.timestep_shift,
         "ss_weighting_scheme": "logit_normal" if logit_normal else "none",
-        "ss_logit_mean": -config.timestep_mean if logit_normal else "",  # its timesteps are in descending order
+        "ss_logit_mean": -config.timestep_mean if logit_normal else "",  # sd-scripts' timesteps are in descending order
         "ss_logit_std": config.timestep_std if logit_normal else "",
         "ss_model_prediction_type": "raw",
         "ss_guidance_scale": config.guidance,

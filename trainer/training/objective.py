@@ -1,4 +1,4 @@
-"""The objective: which noise levels are trained, and how errors count.
+"""Defines the objective: which noise levels are trained, and how errors count.
 
 Shapes: B images, C latent channels, H W latent rows and columns.
 """
@@ -14,12 +14,13 @@ from ..recipe.config import TrainConfig
 
 
 def normals(count: int, draw: torch.Generator) -> Tensor:
-    """Independent standard normal samples (count,), fp32: one for each image's noise level."""
+    """Returns independent standard normal samples (count,), fp32: one for each image's noise level."""
     return torch.randn(count, generator=draw)
 
 
 def stratified_normals(count: int, draw: torch.Generator) -> Tensor:
-    """One sample of each of `count` equally probable slices of the standard normal, in random order: (count,), fp32.
+    """Returns one sample of each of `count` equally probable slices of the standard normal, in random order: (count,),
+    fp32.
 
     Each sample alone is still standard normal, but together they always cover the whole distribution."""
     slices = torch.randperm(count, generator=draw)
@@ -29,10 +30,11 @@ def stratified_normals(count: int, draw: torch.Generator) -> Tensor:
 
 
 def sigmas_of(normals: Tensor, tokens: int, config: TrainConfig, process: Process) -> Tensor:
-    """Noise levels in 0…1 that belong to standard normal samples: (B,) → (B,), fp32.
+    """Returns the noise levels in 0…1 that belong to standard normal samples: (B,) → (B,), fp32.
 
     `sigmoid` and `logit_normal`: Esser et al. 2024 (arXiv:2403.03206), section 3.1. `resolution_shift` moves sigmoid's
-    samples towards noise as far as the sampler does for a picture of `tokens` tokens, `fixed_shift` by a given s."""
+    samples towards noise as far as the sampler does for a picture of `tokens` tokens; `fixed_shift` moves them by
+    `timestep_shift`."""
     sigmas = torch.sigmoid(normals)
     match config.timestep_sampling:
         case "sigmoid":
@@ -48,7 +50,7 @@ def sigmas_of(normals: Tensor, tokens: int, config: TrainConfig, process: Proces
 
 
 def huber_threshold(sigmas: Tensor, c: float, schedule: HuberSchedule) -> Tensor:
-    """The error c_σ at which pseudo-Huber losses turn from quadratic to linear, for noise levels (B,) → (B,).
+    """Returns the error c_σ at which pseudo-Huber losses turn from quadratic to linear, for noise levels (B,) → (B,).
 
     Khrapov et al. 2024 (arXiv:2403.16728) let it fall from 1 at σ = 0, where details are learnt, to c at σ = 1, where
     an outlier in the data does most harm. The schedules are those of sd-scripts: `exponential` is c^σ, `snr` is
@@ -64,7 +66,7 @@ def huber_threshold(sigmas: Tensor, c: float, schedule: HuberSchedule) -> Tensor
 
 
 def elementwise_loss(pred: Tensor, target: Tensor, sigmas: Tensor, config: TrainConfig) -> Tensor:
-    """The loss of every element: (B, C, H, W) twice and noise levels (B,) → (B, C, H, W), fp32.
+    """Returns the loss of every element: `pred` and `target` (B, C, H, W), noise levels (B,) → (B, C, H, W), fp32.
 
     `huber` is 2c (√(d² + c²) − c): d² near 0, 2c |d| far from it. `smooth_l1` is the same ÷ c: d² / c, 2 |d|. The
     names and the factor 2 are those of sd-scripts."""
@@ -80,12 +82,12 @@ def elementwise_loss(pred: Tensor, target: Tensor, sigmas: Tensor, config: Train
 
 
 def mask_weights(masks: Tensor, unmasked_weight: float) -> Tensor:
-    """Weights (B, H, W): 1 where a mask in 0…1 is 1, `unmasked_weight` where it is 0, linear between."""
+    """Returns weights (B, H, W): 1 where a mask in 0…1 is 1, `unmasked_weight` where it is 0, linear in between."""
     return masks + unmasked_weight * (1 - masks)
 
 
 def image_losses(loss: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean loss of each image: (B, C, H, W) → (B,).
+    """Returns the mean loss of each image: (B, C, H, W) → (B,).
 
     With `weights` (B, H, W) it is Σ w·l / (C Σ w): the mean over the masked area, so that an image counts as much with
     a small mask as with a large one."""

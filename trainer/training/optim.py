@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: other people's, chosen, set up and tried out."""
+"""Chooses, sets up and tries out optimizers and learning-rate schedules, which are other people's."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ WINDOWS = os.name == "nt"
 
 
 def packages_for(config: TrainConfig) -> tuple[str, ...]:
-    """Modules that this recipe needs beside `packages.PACKAGES`."""
+    """Returns the modules that this recipe needs besides `packages.PACKAGES`."""
     return OPTIMIZERS[config.optimizer].packages + (("diffusers.training_utils",) if config.ema_decay else ())
 
 
 def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over groups of parameters, each `{"params": [...], "lr": float}` with a learning rate above 0.
+    """Makes the optimizer over groups of parameters. A group is `{"params": [...], "lr": float}`, with a learning rate
+    above 0.
 
-    Where it does not work on the parameters' device, a warning says so and the next best takes its place. Raises
-    RuntimeError if the package it comes from is not installed."""
+    If the optimizer does not work on the parameters' device, a warning says so and the next best takes its place.
+    Raises RuntimeError if the package it comes from is not installed."""
     groups = [dict(group) for group in groups]  # torch fills in what is missing, in place
     name = config.optimizer
     while True:
@@ -56,7 +57,8 @@ def _made(name: str, row: Optimizer, groups: list[dict[str, Any]], options: dict
 
 
 def _try_out(optimizer: Any, options: dict[str, Any], device: torch.device) -> None:
-    """One step on a throw-away parameter, large enough that its state is kept in 8 bits and paged."""
+    """Takes one step on a throw-away parameter, so large that its state is kept in 8 bits and paged. Raises
+    RuntimeError if the step does not lower it."""
     param = nn.Parameter(torch.ones(1 << 17, device=device))
     param.grad = torch.ones_like(param)
     optimizer([param], **{**options, "lr": 1e-3, "weight_decay": 0.0}).step()
@@ -65,7 +67,7 @@ def _try_out(optimizer: Any, options: dict[str, Any], device: torch.device) -> N
 
 
 def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> LambdaLR:
-    """The schedule of that name over all the run's steps, after a linear warm-up; diffusers' own but for `wsd`.
+    """Makes the recipe's schedule over all steps of the run, after a linear warm-up. All but `wsd` are diffusers' own.
 
     Raises RuntimeError if diffusers is not installed."""
     warmup, total = config.lr_warmup_steps, config.total_steps
@@ -74,7 +76,7 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> 
         return LambdaLR(optimizer, partial(_wsd, warmup=warmup, decay=decay, total=total))
     schedules = require("diffusers.optimization")
     if config.lr_scheduler == "polynomial":
-        # Not by `get_scheduler`, which cannot be told to end at 0. It divides by the steps after the warm-up.
+        # `get_scheduler` cannot be told to end at 0. This function divides by the steps after the warm-up.
         return schedules.get_polynomial_decay_schedule_with_warmup(
             optimizer, warmup, max(total, warmup + 1), lr_end=0.0, power=config.lr_power)
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
@@ -83,5 +85,6 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> 
 
 
 def _wsd(step: int, warmup: int, decay: int, total: int) -> float:
-    """Warmup, stable, decay (Hu et al. 2024, arXiv:2404.06395, section 4.2), with a linear decay that ends at 0."""
+    """Returns the learning rate's factor for warmup, stable, decay (Hu et al. 2024, arXiv:2404.06395, section 4.2). The
+    decay is linear and ends at 0."""
     return max(0.0, min(step / warmup if warmup else 1.0, 1.0, (total - step) / decay))

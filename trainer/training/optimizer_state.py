@@ -1,4 +1,4 @@
-"""The exact state of optimizers and schedules: tensors for safetensors, numbers for JSON."""
+"""Saves and restores the exact state of optimizers and schedules: tensors for safetensors, numbers for JSON."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 NUMBER = (bool, int, float, type(None))
 PAGED = ("state1", "state2")
-"""What bitsandbytes' paged optimizers keep in memory that CPU and GPU share."""
+"""The tensors that bitsandbytes' paged optimizers keep in memory that CPU and GPU share."""
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by `param.<index>.<name>` and `group.<index>.<name>`, copied to the CPU; and the numbers beside them.
+    """Returns tensors by `param.<index>.<name>` and `group.<index>.<name>`, copied to the CPU, and numbers beside them.
 
-    Parameters count through all groups. Tuples such as betas are the recipe's, and left out. JSON gives every float
-    back exactly, as Python writes it with as many digits as that takes."""
+    Parameters are counted through all groups. Tuples such as betas come from the recipe and are left out. JSON gives
+    every float back exactly, because Python writes it with as many digits as that takes."""
     tensors, numbers = {}, {"name": type(optimizer).__name__, "params": [], "groups": []}
     for index, param in enumerate(_params(optimizer)):
         _split(f"param.{index}", optimizer.state.get(param, {}), tensors, numbers["params"])
@@ -32,8 +32,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str,
                          numbers: Mapping[str, Any]) -> None:
     """Puts a saved state into a new optimizer over the same groups.
 
-    Not by `load_state_dict`, which rounds fp32 state to the type of bf16 parameters. Raises RuntimeError if the state
-    is another optimizer's, ValueError if it is one of other groups or parameters."""
+    It does not use `load_state_dict`, which rounds fp32 state to the type of bf16 parameters. Raises RuntimeError if
+    the state is another optimizer's, ValueError if it belongs to other groups or parameters."""
     _check_fit(optimizer, numbers)
     for index, param in enumerate(_params(optimizer)):
         own = {n: _placed(optimizer, param, n, t) for n, t in _named(f"param.{index}.", tensors).items()}
@@ -46,14 +46,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str,
 
 
 def schedule_state(scheduler: LambdaLR) -> dict[str, Any]:
-    """Where the schedule is; the rest follows from the recipe."""
+    """Returns where the schedule is. Everything else about it follows from the recipe."""
     return {"last_epoch": scheduler.last_epoch}
 
 
 def load_schedule_state(scheduler: LambdaLR, state: Mapping[str, Any]) -> None:
     """Moves a new schedule to where another one was, and the optimizer's learning rates with it.
 
-    They are computed anew: a run that was extended goes on by its longer schedule. Load the optimizer first."""
+    The rates are computed anew, because a run that was extended follows its longer schedule. Load the optimizer
+    first."""
     step = state["last_epoch"]
     rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     scheduler.load_state_dict(
@@ -79,7 +80,7 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _placed(optimizer: Any, param: nn.Parameter, name: str, value: Tensor) -> Tensor:
-    """A copy of a saved tensor where the optimizer expects it."""
+    """Returns a copy of a saved tensor where the optimizer expects it."""
     if name == "step":
         return value.clone()  # torch's optimizers count on the CPU, so that no step waits for the GPU
     if name in PAGED and getattr(optimizer, "is_paged", False):

@@ -1,4 +1,4 @@
-"""The first thing a job does: turning pictures and captions into what the transformer takes.
+"""Turns pictures and captions into what the transformer takes. This is the first thing that a job does.
 
 Shapes: B images, C latent channels, H W latent rows and columns."""
 
@@ -27,30 +27,31 @@ from .task import Task
 
 Encoded = TypeVar("Encoded")
 Caption = str | Path
-"""A text, or the file of one that a person encoded."""
+"""A caption: its text, or the file of a text that a person encoded."""
 AT_ONCE = 4
-"""Pictures of one size that are encoded together."""
+"""The largest number of pictures, all of one size, that are encoded together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture as it is encoded."""
+    """Says which picture is encoded, and in which size and view."""
 
     digest: str
     path: Path
     bucket: tuple[int, int] | None
-    """None: the file holds latents that a person encoded."""
+    """The width and height, in pixels, in which the picture is encoded. None: the file holds latents that a person
+    encoded."""
     view: View
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A task's data as the transformer takes it."""
+    """Holds a task's data as the transformer takes it."""
 
     train: list[Example]
     held_out: list[Example]
     texts: Mapping[str | Path, Text]
-    """Every caption and prompt."""
+    """Every caption and prompt with its encoded text."""
 
 
 class Preparation:
@@ -59,13 +60,13 @@ class Preparation:
 
     def __init__(self, task: Task, hold: Callable[[], AbstractContextManager[Any]], tell: Callable[[str], None],
                  on_interrupt: Callable[[Interrupted], None]) -> None:
-        """`tell` hears what is being done before each item and may raise to end the work. `on_interrupt` raises if the
-        person meant us; if it returns, the item that was cut short is encoded again."""
+        """`tell` hears before each item what is being done, and may raise to end the work. `on_interrupt` raises if the
+        person meant this work; if it returns, the item that was cut short is encoded again."""
         self._task, self._hold, self._tell, self._on_interrupt = task, hold, tell, on_interrupt
 
     def run(self) -> Prepared:
-        """All of it. Raises what `tell` and `on_interrupt` raise, and ValueError if what a person encoded does not fit
-        the model."""
+        """Encodes everything and returns it. Raises what `tell` and `on_interrupt` raise, and ValueError if what a
+        person encoded does not fit the model."""
         task = self._task
         train, others, held_out = (d.items if d else () for d in (task.dataset, task.regularization, task.validation))
         prompts = task.preview.texts if task.preview else ()
@@ -86,7 +87,7 @@ class Preparation:
     # What an image is to the trainer
 
     def _captions(self, item: Item) -> list[Caption]:
-        """All that is trained of an image's caption, the plainest first."""
+        """Returns every form of an image's caption that is trained, the plainest first."""
         config = self._task.config
         if item.text:
             return [item.text]
@@ -96,17 +97,17 @@ class Preparation:
         return [*variants(item.caption, config.caption_shuffle, config.keep_tokens, config.caption_variants, draw)]
 
     def _dropout(self, item: Item) -> float:
-        """How often its caption is left out: a dataset that says so itself goes before the recipe."""
+        """Returns how often an image's caption is left out, in 0…1. What the dataset says overrides the recipe."""
         own = item.rules.caption_dropout_rate if item.rules else None
         return self._task.config.caption_dropout if own is None else own
 
     def _preserved(self, item: Item) -> Caption:
-        """The caption whose answer must not change."""
+        """Returns the caption to which the model's answer must not change."""
         task, word, caption = self._task, self._task.config.preservation_class, self._captions(item)[0]
         return with_class(caption, task.dataset.trigger_word, word) if word and isinstance(caption, str) else ""
 
     def _shown(self, item: Item) -> list[Shown]:
-        """All that is trained of an image, the plainest first."""
+        """Returns every view of an image that is trained, the plainest first."""
         if item.latents:
             return [Shown(item.digest, item.latents, None, View())]
         return [Shown(item.digest, item.path, item.bucket, view) for view in views(item.augment, item.digest)]
@@ -122,14 +123,15 @@ class Preparation:
         return masks.to_latents(item.load_mask(view), (latents.shape[1], latents.shape[2])) if item.mask else None
 
     def _learned(self, example: Example, item: Item, texts: dict[Caption, Text]) -> Example:
-        """What sets an image to learn from, or to unlearn, apart from a regularization image."""
+        """Returns the example with what only images to learn or unlearn have: a sign of the weight and a preserved
+        caption."""
         config = self._task.config
         return replace(example, weight=-item.weight if config.erase else item.weight,
                        preserved=texts[self._preserved(item)] if config.preservation_weight else None)
 
     def _in_proportion(self, learned: list[Example], others: list[Example]) -> list[Example]:
-        """Regularization images, as many as there are to learn from, repeats counted: first each as often as its own
-        repeats say, then each in turn, as sd-scripts does."""
+        """Returns as many regularization images as there are images to learn from, counting repeats. As in sd-scripts,
+        each image first comes as often as its own repeats say, then they come in turn."""
         left, repeats = sum(e.num_repeats for e in learned), []
         for example in others:
             repeats.append(example.num_repeats if left > 0 else 0)
@@ -142,8 +144,8 @@ class Preparation:
     # Encoding
 
     def _encode_texts(self, captions: list[Caption]) -> dict[Caption, Text]:
-        """What the cache has is mapped when all are encoded: a mapping made in between would lie in the memory that was
-        just freed, and the next encoding no longer fit there."""
+        """Encodes captions. What the cache has is mapped only when all are encoded: a mapping made before that would
+        lie in the memory that was just freed, and the next encoding would no longer fit there."""
         found: dict[Caption, Text | str] = {}
         for caption in captions:
             self._tell(f"Encoding captions: {len(found) + 1} of {len(captions)}")
@@ -152,7 +154,7 @@ class Preparation:
                 for caption, text in found.items()}
 
     def _text(self, caption: Caption) -> Text | str:
-        """Encoded; if the cache has it then, its key."""
+        """Encodes a caption. Returns its key if the cache has it then, otherwise the encoded text."""
         host, cache = self._task.host, self._task.cache
         if isinstance(caption, Path):
             return host.given_text(load_file(caption))
@@ -172,7 +174,8 @@ class Preparation:
         return self._task.cache.get(name) or self._patiently(lambda: self._task.host.encode_text(caption))
 
     def _encode_pictures(self, pictures: list[Shown]) -> dict[Shown, Tensor]:
-        """In batches that depend on the task alone, not on what the cache has, since rounding may differ by batch."""
+        """Encodes pictures. The batches depend on the task alone, not on what the cache has, because rounding may
+        differ by batch."""
         pictures, sizes, latents = list(dict.fromkeys(pictures)), {}, {}
         for shown in pictures:
             sizes.setdefault(shown.bucket, []).append(shown)
@@ -198,7 +201,7 @@ class Preparation:
         return encoded
 
     def _patiently(self, encode: Callable[[], Encoded]) -> Encoded:
-        """Under a lease of its own, and again if a person interrupted somebody else's prompt."""
+        """Encodes under a lease of its own, and does so again if a person interrupted somebody else's prompt."""
         while True:
             try:
                 with self._hold():

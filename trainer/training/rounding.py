@@ -1,4 +1,5 @@
-"""bf16 parameters that lose no small update: the optimizer computes in fp32, its result is rounded stochastically."""
+"""Keeps bf16 parameters from losing small updates: the optimizer computes in fp32, and the result is rounded
+stochastically."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 
 def stochastic_round(x: Tensor, draw: torch.Generator) -> Tensor:
-    """fp32 → bf16, up or down at random, so that the result is x on average (Gupta et al. 2015, arXiv:1502.02551,
-    section 3; for bf16 weights Zamirai et al. 2020, arXiv:2010.06192).
+    """Rounds fp32 to bf16, up or down at random, so that the result is x on average (Gupta et al. 2015,
+    arXiv:1502.02551, section 3; for bf16 weights Zamirai et al. 2020, arXiv:2010.06192).
 
-    bf16 is the upper half of fp32's bits: 16 random bits are added to the lower half, and the carry decides. What bf16
-    can hold, infinity and NaN stay as they are. `draw` is on the CPU, so every device rounds the same way."""
+    bf16 is the upper half of fp32's bits: 16 random bits are added to the lower half, and the carry decides. Values
+    that bf16 can hold, infinity and NaN stay as they are. `draw` is on the CPU, so every device rounds the same way."""
     noise = torch.randint(-1 << 15, 1 << 15, x.shape, dtype=torch.int16, generator=draw).to(x.device)
     bits = x.view(torch.int32) + (noise.to(torch.int32) & 0xFFFF)
     rounded = (bits & -0x10000).view(torch.float32)
@@ -24,8 +25,8 @@ def stochastic_round(x: Tensor, draw: torch.Generator) -> Tensor:
 
 @contextmanager
 def in_fp32(params: Iterable[nn.Parameter], narrow: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, bf16 parameters and their gradients are fp32. At the end `narrow` (fp32 → bf16) brings the parameters
-    back, while gradients are as before. If the inside raises, so are the parameters."""
+    """Turns bf16 parameters and their gradients into fp32 while inside. At the end `narrow` (fp32 → bf16) turns the
+    parameters back, and the gradients are as before. If the code inside raises, the parameters too are as before."""
     kept = [(p, p.data, p.grad) for p in params if p.dtype == torch.bfloat16]
     for param, data, grad in kept:
         _set(param, data.float(), None if grad is None else grad.float())
@@ -39,9 +40,9 @@ def in_fp32(params: Iterable[nn.Parameter], narrow: Callable[[Tensor], Tensor]) 
 
 
 def rounded_step(optimizer: torch.optim.Optimizer, draw: torch.Generator) -> None:
-    """`optimizer.step()`, where bf16 parameters are updated in fp32 and rounded stochastically. Its state is fp32.
+    """Calls `optimizer.step()`, but updates bf16 parameters in fp32 and rounds them stochastically. Its state is fp32.
 
-    For the time of the step each bf16 parameter takes 8 bytes more, when the activations are gone. fp32 parameters are
+    During the step each bf16 parameter takes 8 bytes more, at a time when the activations are gone. fp32 parameters are
     updated as they are, and nothing is drawn for them."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     with in_fp32(params, partial(stochastic_round, draw=draw)):
@@ -49,7 +50,7 @@ def rounded_step(optimizer: torch.optim.Optimizer, draw: torch.Generator) -> Non
 
 
 def _set(param: nn.Parameter, data: Tensor, grad: Tensor | None) -> None:
-    """As `nn.Module.to` does it: the Parameter stays the same object, by which optimizers know it."""
-    param.grad = None  # of the old type, which the new data would not accept
+    """Replaces data and gradient as `nn.Module.to` does: optimizers know the Parameter by its object, which stays."""
+    param.grad = None  # it has the old type, which the new data would not accept
     param.data = data
     param.grad = grad

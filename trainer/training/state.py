@@ -1,5 +1,5 @@
-"""States a run can go on from: adapter, optimizer, schedule, averages and counts, in safetensors and JSON; beside them
-the LoRA of that step, to be used."""
+"""Saves and loads states that a run can go on from: adapter, optimizer, schedule, averages and counts, in safetensors
+and JSON. Beside them lies the LoRA of that step, ready to use."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ PARTS = ("adapter", "optimizer", "average")
 
 
 def size(trainer: Trainer) -> int:
-    """Bytes of a state, about: the adapter twice (once as a LoRA), its optimizer's state, its average."""
+    """Returns about how many bytes a state takes: the adapter twice (once as a LoRA), optimizer state and average."""
     held = [*trainer.params, *trainer.params, *trainer.averaged.state()[0].values(),
             *(v for entry in trainer.optimizer.state.values() for v in entry.values() if isinstance(v, Tensor))]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def room(folder: Path, trainer: Trainer) -> int:
-    """Bytes that a training will still write: its states, and one more while the newest replaces the oldest. What
-    an optimizer keeps of small tensors, and of whole rows and columns, is not counted."""
+    """Returns the bytes that a training will still write: its states, and one more while the newest replaces the
+    oldest. What an optimizer keeps of small tensors, and of whole rows and columns, is not counted."""
     adapter = sum(p.numel() * p.element_size() for p in trainer.params)
     kept = OPTIMIZERS[trainer.config.optimizer]
     moments = sum(p.numel() for p in trainer.params) * kept.moments * (1 if kept.eight_bit else 4)
+    average = sum(tensor.numel() * tensor.element_size() for tensor in trainer.averaged.state()[0].values())
     written = sum(file.stat().st_size for path in _states(folder) for file in path.iterdir())
-    return max(0, (2 * adapter + moments) * (trainer.config.keep_states + 1) - written)
+    return max(0, (2 * adapter + moments + average) * (trainer.config.keep_states + 1) - written)
 
 
 def save(folder: Path, trainer: Trainer, lora: Lora | None, keep: int) -> Path:
-    """Writes `folder/step_000500` whole or not at all, then removes all but the newest `keep`. Raises OSError if it
-    cannot."""
+    """Writes `folder/step_000500` whole or not at all, then removes all states but the newest `keep`. Raises OSError if
+    it cannot be written."""
     path = folder / f"step_{trainer.steps_done:06}"
     with trainer.averaged.lock:
         tensors, numbers = _take(trainer)
@@ -60,9 +61,9 @@ def save(folder: Path, trainer: Trainer, lora: Lora | None, keep: int) -> Path:
 
 
 def load_newest(folder: Path, trainer: Trainer) -> list[str]:
-    """Puts the newest whole state into a new trainer, if there is one, and gives the names of those that were not
-    whole. They are removed: else they would push out the good ones that are written from now on. Raises OSError if a
-    state cannot be read now."""
+    """Puts the newest whole state into a new trainer, if there is one. Returns the names of newer states that were not
+    whole. They are removed, because they would push out the good ones that are written from now on. Raises OSError if
+    a state is whole but cannot be read now."""
     unreadable = []
     for path in reversed(_states(folder)):
         try:

@@ -1,4 +1,4 @@
-"""Which layers a recipe trains, at what rank and how fast; and whether a run can go on from a LoRA."""
+"""Finds out which layers a recipe trains, at what rank and how fast, and whether a run can start from a LoRA."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..model.family import Family
 from ..recipe.config import TrainConfig
 
 OWN = ("init", "alpha", "target_modules", "target_regex", "block_ranks")
-"""Settings that a LoRA to start from takes the place of; and `rank`, which every recipe has."""
+"""Settings that a LoRA to start from brings itself. It brings `rank` too, but every recipe has to set that."""
 
 
 def family_problems(config: TrainConfig, family: Family) -> Iterator[str]:
-    """What a recipe asks for that a family does not have, a sentence each."""
+    """Yields a sentence for each thing that a recipe asks for and a family does not have."""
     if not config.target_regex and config.target_modules not in family.targets:
-        yield (f"target_modules is '{config.target_modules}', and which layers that are is not known for "
-               f"{family.name}. Choose one of {', '.join(family.targets)}.")
+        yield (f"target_modules is '{config.target_modules}', but it is not known which layers of {family.name} "
+               f"those are. Choose one of {', '.join(family.targets)}.")
     for name, values in (("block_ranks", config.ranks_by_block),
                          ("block_learning_rates", config.learning_rates_by_block)):
         if unknown := sorted(values.kinds - {*family.block_kinds}):
@@ -32,7 +32,7 @@ def family_problems(config: TrainConfig, family: Family) -> Iterator[str]:
 
 
 def layout(view: nn.Module, config: TrainConfig, family: Family) -> Layout:
-    """The Linears that a recipe names, with the ranks it gives them.
+    """Returns the Linears that a recipe names, with the ranks and scales that it gives them.
 
     Raises ValueError if there are none, or if one of them cannot have its rank."""
     pattern = config.target_regex or family.targets[config.target_modules]
@@ -53,8 +53,9 @@ def layout(view: nn.Module, config: TrainConfig, family: Family) -> Layout:
 
 
 def param_groups(view: nn.Module, config: TrainConfig, family: Family) -> list[dict[str, Any]]:
-    """Trainable parameters by their learning rate: the recipe's, times the block's factor, times for B the LoRA+ ratio
-    (Hayou et al. 2024, arXiv:2402.12354). Always positive: to erase, the loss is turned round."""
+    """Returns the trainable parameters grouped by learning rate: the recipe's, times the block's factor, and for B
+    times the LoRA+ ratio (Hayou et al. 2024, arXiv:2402.12354). Rates are positive: to erase, the loss changes its
+    sign."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, param in view.named_parameters():
         if param.requires_grad:
@@ -65,7 +66,7 @@ def param_groups(view: nn.Module, config: TrainConfig, family: Family) -> list[d
 
 
 def check_start(lora: dict[str, Tensor], config: TrainConfig, linears: set[str]) -> None:
-    """Raises ValueError if a run cannot go on from this LoRA, whose scales and ranks will take the recipe's place."""
+    """Raises ValueError if a run cannot start from this LoRA, whose scales and ranks replace those of the recipe."""
     kind, wanted = adapter_kind(lora), KINDS[config.adapter].stored_as
     problems = []
     if kind != wanted:

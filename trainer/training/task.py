@@ -1,4 +1,4 @@
-"""What a job is asked to do."""
+"""Describes what a job is asked to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .targets import family_problems
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture to draw."""
+    """Describes a picture to draw."""
 
     prompt: str
     negative: str
@@ -30,40 +30,40 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Pictures to draw while training."""
+    """Describes the pictures to draw while training."""
 
     samples: tuple[Sample, ...]
     every: int
-    """Steps between rounds; there is one before the first step and one after the last."""
+    """Steps between two rounds of pictures. There is also a round before the first step and one after the last."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every prompt and negative prompt."""
+        """Returns every prompt and negative prompt."""
         return tuple(text for sample in self.samples for text in (sample.prompt, sample.negative))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A model, a recipe, data, and what to show on the way. `Task.of` makes one."""
+    """Holds a model, a recipe, data, and what to show on the way. `Task.of` makes one."""
 
     host: Host
     config: TrainConfig
     dataset: Dataset
-    """What is learned."""
+    """The images that are learned."""
     validation: Dataset | None = None
-    """What is kept from training and measured."""
+    """The images that are kept from training and measured."""
     preview: Preview | None = None
     regularization: Dataset | None = None
     """Images of the class, for prior preservation."""
     start: dict[str, Tensor] | None = None
-    """A LoRA to go on from."""
+    """The LoRA that training starts from."""
     cache: Cache | None = None
-    """Where encoded pictures and captions are kept for the next time."""
+    """The cache that keeps encoded pictures and captions for the next time."""
 
     @classmethod
     def of(cls, host: Host, config: TrainConfig, dataset: Dataset, *, validation: Dataset | None = None,
            regularization: Dataset | None = None, **others: Any) -> Task:
-        """Sorts the images: those of the class, and those that the recipe holds out, are taken out of `dataset`.
+        """Makes a task. The images of the class, and those that the recipe holds out, are taken out of `dataset`.
 
         Raises ValueError if the recipe asks for what the model or the data does not have."""
         learned, of_class = dataset.without_regularization()
@@ -79,7 +79,8 @@ class Task:
                    **others)
 
     def fingerprints(self) -> dict[str, str]:
-        """Of each thing that makes it another training if it changes. Extending a training changes none."""
+        """Returns a fingerprint of each thing that makes this another training if it changes. Extending a training
+        changes none."""
         parts = {"model": self.host.fingerprint(), "recipe": _digest(self.config.identity()),
                  "images and captions": self.dataset.fingerprint()}
         if self.regularization:
@@ -90,17 +91,17 @@ class Task:
         return parts
 
     def fingerprint(self) -> str:
-        """Equal for tasks that train the same LoRA: same base, recipe and data."""
+        """Returns a text that is equal for tasks that train the same LoRA: with the same base, recipe and data."""
         return fingerprint(self.fingerprints())
 
     def extended(self, config: TrainConfig) -> Task:
-        """The same task with a longer recipe."""
+        """Returns the same task with a longer recipe."""
         return replace(self, config=config)
 
 
 def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
               regularization: Dataset | None) -> Iterator[str]:
-    """What the recipe asks for and the data does not have."""
+    """Yields a sentence for each thing that the recipe asks for and the data does not have."""
     if config.held_out and validation:
         yield (f"held_out is {config.held_out:g}, and a validation dataset is wired in as well. Set held_out to 0, or "
                "unlink the dataset.")
@@ -124,7 +125,7 @@ def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
 
 
 def fingerprint(parts: dict[str, str]) -> str:
-    """One for all of a task's."""
+    """Returns one fingerprint for all fingerprints of a task."""
     return _digest(parts)
 
 
@@ -133,5 +134,5 @@ def _digest(value: Any) -> str:
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """What a tensor holds, in whatever type."""
+    """Returns the bytes of a tensor of any type."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,4 +1,4 @@
-"""One training step, and the state it leaves.
+"""Takes training steps, one at a time, and keeps what they change.
 
 Shapes: B images, C latent channels, H W latent rows and columns.
 """
@@ -30,38 +30,38 @@ from .rounding import rounded_step
 from .targets import check_start, layout, param_groups
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The choices of `adapter_dtype`."""
+"""The types for the choices of `adapter_dtype`."""
 MOST_SKIPPED = 5
-"""Steps in a row that may be skipped because their numbers are not finite."""
+"""Training ends when this many steps in a row were skipped because a loss or gradient was not finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step reports."""
+    """Holds what one step reports."""
 
     loss: float
     grad_norm: float
-    """Before clipping."""
+    """The norm of the gradient before clipping."""
     learning_rate: float
-    """Negative while a concept is erased."""
+    """The learning rate of the step. It is negative while a concept is erased."""
     skipped: bool = False
-    """Loss or gradient were no numbers, so nothing was updated."""
+    """Whether nothing was updated, because the loss or gradient was not finite."""
 
 
 class NotFinite(RuntimeError):
-    """Step after step the loss is no number: the adapter learns nothing any more."""
+    """Is raised when step after step the loss or gradient is not finite, so that the adapter no longer learns."""
 
 
 class Trainer:
-    """A view of the host's model with an adapter in it, its optimizer and its schedule.
+    """Trains an adapter in a view of the host's model, with an optimizer and a schedule.
 
     Micro-batch k depends on (seed, k) alone, so adapter, optimizer, schedule, averages and the step count are the whole
     state."""
 
     def __init__(self, host: Host, config: TrainConfig, examples: Sequence[Example],
                  start: dict[str, Tensor] | None = None, turns: Callable[[], int] = lambda: 0) -> None:
-        """`start`: a LoRA to go on from. `turns`: as for Resident. Raises ValueError if the recipe or the start do not
-        fit the model."""
+        """`start` is a LoRA to start from. `turns` counts the turns of others, after which the model may have moved
+        (see Resident). Raises ValueError if the recipe or the start does not fit the model."""
         self.host, self.config, self.examples = host, config, examples
         tokens = host.family.tokens(max(e.latents[0].numel() for e in examples))
         room = activation_bytes(host.geometry(), tokens, config.batch_size, config.gradient_checkpointing)
@@ -89,8 +89,8 @@ class Trainer:
         return layout_of(start)
 
     def step(self) -> StepResult:
-        """One optimizer update. Where loss or gradients are no numbers it is skipped; raises NotFinite if that happens
-        `MOST_SKIPPED` times in a row."""
+        """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that
+        happens `MOST_SKIPPED` times in a row."""
         config = self.config
         loss = self.model.run(self._gradients)
         norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
@@ -109,7 +109,7 @@ class Trainer:
         return StepResult(loss, norm, rate, skipped)
 
     def _gradients(self) -> float:
-        """Those of the next step, and its mean loss. Can be called again."""
+        """Computes the gradients of the next step and returns its mean loss. It can be called again."""
         self.optimizer.zero_grad()
         count = self.config.gradient_accumulation_steps
         return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
@@ -123,7 +123,7 @@ class Trainer:
                             "again.")
 
     def _micro_batch(self, k: int) -> float:
-        """Adds the gradients of micro-batch k, and gives its mean loss."""
+        """Adds the gradients of micro-batch k and returns its mean loss."""
         config = self.config
         chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
@@ -140,11 +140,11 @@ class Trainer:
         return (weights.abs() * losses).mean().item()
 
     def _backward(self, loss: Tensor) -> None:
-        if loss.requires_grad:  # not if module dropout left out every layer
+        if loss.requires_grad:  # it does not if module dropout left out every layer
             (loss / self.config.gradient_accumulation_steps).backward()
 
     def _normals(self, k: int, count: int, draw: torch.Generator) -> Tensor:
-        """What the noise levels of micro-batch k are made of: a sample for each image."""
+        """Returns the normal samples that the noise levels of micro-batch k are made of, one for each image."""
         config = self.config
         if not config.stratified_timesteps:
             return normals(count, draw)
@@ -154,14 +154,14 @@ class Trainer:
         return whole[place * config.batch_size:][:count]
 
     def _shown(self, chosen: list[Example], k: int) -> list[Example]:
-        """Each image in one of its views."""
+        """Returns each image in one of its views, chosen at random."""
         draw = generator(self.config.seed, "views", k)
         drawn = [int(torch.randint(len(e.others) + 1, (), generator=draw)) for e in chosen]
         return [replace(e, latents=e.others[i - 1][0], mask=e.others[i - 1][1]) if i else e
                 for e, i in zip(chosen, drawn, strict=True)]
 
     def _texts(self, chosen: list[Example], k: int) -> list[Text]:
-        """A caption for each image: one of its variants, or the empty one."""
+        """Returns a caption for each image: one of its variants, or the empty one."""
         draw, texts = generator(self.config.seed, "captions", k), []
         for example in chosen:
             dropped = torch.rand((), generator=draw).item() < example.caption_dropout
@@ -178,26 +178,26 @@ class Trainer:
 
     @contextlib.contextmanager
     def _own_randomness(self, k: int) -> Iterator[None]:
-        """Dropout draws from PyTorch's global generators: while inside, they depend on (seed, k) alone."""
+        """Makes PyTorch's global generators, from which dropout draws, depend on (seed, k) alone while inside."""
         if not self._drops:
             yield
             return
         device = self.host.device
-        kind = "cuda" if device.type == "cpu" else device.type  # whose generators are kept beside the CPU's
+        kind = "cuda" if device.type == "cpu" else device.type  # the kind whose generators are kept besides the CPU's
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=kind):
             torch.manual_seed(generator(self.config.seed, "dropout", k).initial_seed())
             yield
 
     def losses(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text],
                masks: Tensor | None = None) -> Tensor:
-        """Loss (B,) of noised latents by the recipe; latents and noise (B, C, H, W), sigmas (B,), all on the CPU, and
-        masks (B, H, W) on the device."""
+        """Returns the recipe's loss (B,) of noised latents. Latents and noise (B, C, H, W) and sigmas (B,) are on the
+        CPU, masks (B, H, W) are on the device."""
         latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
         pred, target = self._predict(latents, noise, sigmas, texts), self.host.family.process.target(latents, noise)
         return image_losses(elementwise_loss(pred, target, sigmas, self.config), masks)
 
     def _drift(self, latents: Tensor, noise: Tensor, sigmas: Tensor, chosen: list[Example]) -> Tensor:
-        """How far the adapter has moved the model's answers to the captions that it shall not touch."""
+        """Returns how far the adapter has moved the model's answers to the captions that it must not touch."""
         texts = [e.preserved for e in chosen if e.preserved is not None]
         if not texts:
             return torch.zeros(())
@@ -214,7 +214,7 @@ class Trainer:
 
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
-        """Mean squared error (B,) whatever the recipe's loss, of the averaged adapter and without dropout."""
+        """Returns the mean squared error (B,), whatever the recipe's loss, of the averaged adapter without dropout."""
         latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
         with self.averaged.in_effect(), without_dropout(self.view):
             pred = self._predict(latents, noise, sigmas, texts)
@@ -225,7 +225,7 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def lora(self) -> dict[str, Tensor]:
-        """The LoRA as it is now, for ComfyUI's loader; a copy on the CPU."""
+        """Returns the LoRA as it is now, for ComfyUI's loader, as a copy on the CPU."""
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
 

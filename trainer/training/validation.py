@@ -1,5 +1,5 @@
-"""Held-out loss: images the LoRA never trains on, at fixed noise levels with fixed noise, so that only the LoRA
-changes."""
+"""Measures the held-out loss: on images that the LoRA never trains on, at fixed noise levels with fixed noise, so that
+only the LoRA changes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .trainer import Trainer
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 WORSE = 0.02
-"""How much the held-out loss must rise above its best to be called a rise."""
+"""The share by which the held-out loss must rise above its best to be called a rise."""
 
 
 Part = tuple[list[int], float]
-"""Images that are measured together, and their noise level."""
+"""The indices of images that are measured together, and their noise level."""
 
 
 class HeldOut:
-    """A held-out set, measured a part at a time, which takes less time and memory than a training step of as many
+    """Measures a held-out set one part at a time, which takes less time and memory than a training step of as many
     images. With an untrained LoRA its loss is the base model's."""
 
     def __init__(self, examples: Sequence[Example], batch_size: int) -> None:
@@ -37,7 +37,7 @@ class HeldOut:
         self.parts: list[Part] = [(batch, sigma) for batch in batches for sigma in SIGMAS]
 
     def losses(self, trainer: Trainer, part: Part, *, base: bool = False) -> list[float]:
-        """The mean squared error of each image of a part; `base`: without the adapter."""
+        """Returns the mean squared error of each image of a part; with `base`, without the adapter."""
         batch, sigma = part
         latents = torch.stack([self._examples[i].latents for i in batch])
         texts = [self._examples[i].texts[0] for i in batch]
@@ -49,26 +49,26 @@ class HeldOut:
 
 @dataclass
 class Curve:
-    """Held-out losses by step, and what they say."""
+    """Holds the held-out losses by step, and finds out what they say."""
 
     base: float | None = None
-    """Without the adapter."""
+    """The held-out loss without the adapter."""
     points: list[tuple[int, float]] = field(default_factory=list)
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and loss of the best one; the untrained start does not count."""
+        """Returns the step and loss of the best measurement, or None. The untrained start does not count."""
         return min((p for p in self.points if p[0]), key=lambda p: p[1], default=None)
 
     @property
     def since_best(self) -> int:
-        """How many measurements in a row were no new best."""
+        """Returns how many measurements were made after the best one."""
         best = self.best
         return sum(step > best[0] for step, _ in self.points) if best else 0
 
     def overfitting(self, losses: Sequence[float]) -> str:
-        """A sentence if the held-out loss has turned while the training loss still falls; else nothing. `losses`: of
-        every step."""
+        """Returns a sentence if the held-out loss has turned while the training loss still falls; otherwise an empty
+        text. `losses` holds the training loss of every step."""
         best = self.best
         if not best or self.since_best < 2:
             return ""

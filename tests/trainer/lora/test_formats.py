@@ -122,7 +122,7 @@ def test_what_is_not_flux_is_refused_by_name(key):
 
 
 @pytest.mark.parametrize(("suffixes", "message"), [
-    (["lora_A.weight"], "double_blocks.3.img_attn.qkv lora_A.weight, which do not make up a LoRA"),
+    (["lora_A.weight"], "layer double_blocks.3.img_attn.qkv the tensors lora_A.weight, which do not make up a LoRA"),
     (["lora_A.weight", "lora_B.weight", "hada_w1_a"], "do not make up a LoHa"),
     (["hada_w1_a", "hada_w1_b", "hada_w2_a"], "do not make up a LoHa.*get the file again"),
     (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "dora_scale"], "do not make up a LoHa.*without extras"),

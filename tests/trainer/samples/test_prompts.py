@@ -102,7 +102,7 @@ def test_an_unknown_option_is_refused(option):
 
 
 def test_an_option_twice_is_refused():
-    assert problems("a cat --w 512 --n fog --w 768") == ["line 1: --w is there 2 times. Leave one."]
+    assert problems("a cat --w 512 --n fog --w 768") == ["line 1: --w is there 2 times. Keep one."]
 
 
 def test_options_without_a_prompt_are_refused():

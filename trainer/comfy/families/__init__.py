@@ -1,4 +1,4 @@
-"""The model families that can be trained, one file each."""
+"""Lists the model families that can be trained. Each has a file of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from .flux1 import FLUX1
 
 FAMILIES: tuple[Family, ...] = (FLUX1,)
 USUAL = FAMILIES[0]
-"""Its presets and examples fill in what is shown before a model is wired in."""
+"""The family whose presets and examples are shown before a model is wired in."""
 
 
 def names() -> str:
-    """All of them, for a sentence."""
+    """Returns the names of all families, to be used in a sentence."""
     return " or ".join(family.name for family in FAMILIES)
 
 
 def family_of(model: Any, clip: Any, vae: Any) -> Family:
-    """The family of a MODEL. Raises ValueError if it is of none, or if CLIP or VAE do not fit it, naming every input
-    that does not."""
+    """Returns the family of a MODEL. Raises ValueError if it is of none, or if CLIP or VAE do not fit it; the message
+    names every input that does not."""
     base = model.model
     family = next((family for family in FAMILIES if family.accepts(base)), None)
     if family is None:

@@ -1,4 +1,4 @@
-"""FLUX.1: dev, Krea and schnell, text to image. All that is known of it is here.
+"""Describes FLUX.1: dev, Krea and schnell, text to image. Everything that LiveLoRA knows about it is here.
 
 Shapes: B images, H heads, L tokens, D width of a head."""
 
@@ -52,7 +52,7 @@ TARGETS = {
     "style": r"single_blocks\.[123]\d\..*",
     "character": r"single_blocks\.(7|12|16|20)\.linear2",
 }
-"""A single block's linear1 and linear2 hold its attention and its MLP in one.
+"""The choices of `target_modules`. A single block's linear1 and linear2 hold its attention and its MLP together.
 
 `character`: the four layers that practice found to be enough for a likeness (TheLastBen's 7 and 20, cited by
 ai-toolkit's README; all four in Replicate's flux-dev-lora-trainer). `style`: SplitFlux (arXiv:2511.15258) finds content
@@ -60,26 +60,27 @@ in the first ten single blocks and style in the later ones."""
 EXAMPLES = {"model": "flux1-dev", "target_regex": r"double_blocks\.\d+\.img_attn\..*",
             "block_ranks": "double 0-9: 8, single: 32", "block_learning_rates": "double: 0.5, single 20-37: 2"}
 USUAL_TOKENS = 256
-"""T5 pads captions to this many at least."""
+"""T5 pads captions to at least this many tokens."""
 VALUES_PER_TOKEN = 60
-"""Counted on a single block in training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention, the
-4-wide GELU and the 5-wide input of linear2, forward and backward."""
+"""How many vectors of the hidden width one token leaves behind in one block. They were counted on a single block in
+training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention, the 4-wide GELU and the 5-wide input of
+linear2, forward and backward."""
 
 
 class RotaryAttention:
-    """Attention with rotary positions (Su et al. 2021, arXiv:2104.09864), differentiable, for one forward and its
-    recomputation: it keeps the positions of that forward's tokens.
+    """Computes attention with rotary positions (Su et al. 2021, arXiv:2104.09864) differentiably, for one forward and
+    its recomputation. It keeps the positions of that forward's tokens.
 
     ComfyUI rotates queries and keys with a kernel that has no backward, unless a switch of the whole process selects a
     slow one. So the positions are taken away before the blocks see them, through ComfyUI's hook "post_input", and the
     rotation is made here."""
 
     def __init__(self, embed: nn.Module) -> None:
-        """`embed` is the model's own: ids (B, L, axes) → rotation matrices (B, 1, L, D/2, 2, 2)."""
+        """`embed` is the model's own module, which turns ids (B, L, axes) into matrices (B, 1, L, D/2, 2, 2)."""
         self._embed = embed
 
     def options(self) -> dict[str, Any]:
-        """What the forward takes as `transformer_options`."""
+        """Returns what the forward takes as `transformer_options`."""
         return {"patches": {"post_input": [self._take_positions]}, "optimized_attention_override": self._attend}
 
     def _take_positions(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +89,12 @@ class RotaryAttention:
         return {**inputs, "img_ids": None}
 
     def _rotate(self, x: Tensor) -> Tensor:
-        """(B, H, L, D), each pair of values turned by the angle of its token."""
+        """Turns each pair of values in (B, H, L, D) by the angle of its token."""
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
 
     def _attend(self, _, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """PyTorch's attention: the others have no backward."""
+        """Runs PyTorch's attention on the rotated queries and keys. The other kinds of attention have no backward."""
         pytorch = comfy.ldm.modules.attention.attention_pytorch
         return pytorch(self._rotate(q), self._rotate(k), v, *args, **kwargs)
 
@@ -116,7 +117,7 @@ def _reads(clip: Any) -> bool:
 
 
 def _problems(base: Any, clip: Any, vae: Any) -> list[str]:
-    """Every input that does not fit; of a model that does not, nothing else is said."""
+    """Returns a sentence for every input that does not fit. If the model does not fit, nothing else is said."""
     channels = base.diffusion_model.in_channels, base.diffusion_model.out_channels
     if channels[0] != channels[1]:
         return [f"model: this FLUX.1 variant takes extra image channels ({channels[0]} in, {channels[1]} out: a fill, "

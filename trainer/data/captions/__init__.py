@@ -1,1 +1,1 @@
-"""Captions as text: read from files and tables, and varied for training."""
+"""Reads captions from files and tables, and varies them for training."""

@@ -1,4 +1,4 @@
-"""Captions: read from sibling text files, written to them, edited by a template, varied for training."""
+"""Reads captions from text files beside images, writes them there, fills templates and varies captions for training."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from ...recipe.choices import CaptionShuffle
 
 PLACEHOLDERS = ("trigger", "caption", "name")
 EXTENSIONS = (".txt", ".caption")
-"""Of the files beside images, the one to look for first."""
+"""The extensions of caption files beside images. The first one is looked for first."""
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
                     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""How a file begins → its encoding. UTF-32 before UTF-16, whose mark it begins with."""
+"""The encoding of a file by the mark that it begins with. UTF-32 comes before UTF-16, because its mark begins with the
+mark of UTF-16."""
 MOST_BYTES = 2**20
-"""Larger files are no captions."""
+"""The largest caption file that is read, in bytes. Larger files are no captions."""
 
 
 def caption_path(image: Path, extension: str = "") -> Path:
-    """The caption's file beside an image, `cat.png` → `cat.txt`: the one that is there, else where it would be written.
+    """Returns the caption file beside an image, `cat.png` → `cat.txt`: the one that is there, or else the one to
+    write.
 
-    `extension`: of the file, with or without its dot; empty: .txt, or else .caption."""
+    `extension`: the extension of the file, with or without its dot. Empty: .txt, or else .caption."""
     names = ["." + extension.lstrip(".")] if extension else EXTENSIONS
     paths = [image.with_name(image.stem + name) for name in names]
     return next((path for path in paths if os.path.lexists(path)), paths[0])
 
 
 def read(image: Path, extension: str = "") -> str | None:
-    """The caption beside an image, its line breaks kept, or None if there is none. An empty file is an empty caption.
+    """Returns the caption beside an image with its line breaks, or None if there is none. An empty file is an empty
+    caption.
 
-    `extension`: as for `caption_path`. Raises ValueError if the file cannot be read as text."""
+    `extension`: as `caption_path` takes it. Raises ValueError if the file cannot be read as text."""
     path = caption_path(image, extension)
     if not os.path.lexists(path):
         return None
@@ -44,18 +47,18 @@ def read(image: Path, extension: str = "") -> str | None:
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """A text file in UTF-8, or in what its byte order mark says; its lines end in \\n.
+    """Returns the text of a file in UTF-8, or in the encoding that its byte order mark says. Its lines end in \\n.
 
-    Raises ValueError that names the file if it cannot be read, is larger than `most_bytes`, or is no text."""
+    Raises ValueError that names the file if it cannot be read, is larger than `most_bytes`, or is not text."""
     try:
-        if not path.is_file():  # also a pipe, which would have us wait for ever
+        if not path.is_file():  # a pipe is no file either, and reading it would wait for ever
             raise ValueError(f"{path.name} is no file. Take it away, or put a text file there.")
         if (size := path.stat().st_size) > most_bytes:
             raise ValueError(f"{path.name} has {size / 2**20:.1f} MB, too much for what it should hold (at most "
-                             f"{most_bytes / 2**20:g} MB). Look at what it is.")
+                             f"{most_bytes / 2**20:g} MB). Check that it is the right file.")
         data = path.read_bytes()
     except OSError as err:
-        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Look whether it can be opened.") from err
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Check that you can open it.") from err
     return _decode(path.name, data)
 
 
@@ -67,20 +70,20 @@ def _decode(name: str, data: bytes) -> str:
         what = "UTF-8" if encoding == "utf-8" else encoding.removesuffix("-sig").upper()
         raise ValueError(f"{name} is not {what} text (byte {err.start} is {data[err.start]:#04x}). Save it again with "
                          "the encoding UTF-8.") from err
-    if "\0" in text:  # a picture or a program; or UTF-16 without its mark, of which ASCII letters pass for UTF-8
+    if "\0" in text:  # a picture, a program, or UTF-16 without its mark, whose ASCII letters pass for UTF-8
         raise ValueError(f"{name} is not UTF-8 text (character {text.index(chr(0))} is a zero). Save it again with the "
                          "encoding UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def one_line(text: str) -> str:
-    """A text in one line: each line break, and any other white space, becomes one space."""
+    """Returns a text as one line. Line breaks and any other white space become one space each."""
     return " ".join(text.split())
 
 
 def write(image: Path, caption: str, extension: str = "") -> None:
     """Writes the caption beside an image, to the file that `read` reads. What was there before is kept once, with .bak
-    added to its name. Raises OSError if the disk does not take it; then what was there is still there."""
+    added to its name. Raises OSError if the disk does not take it; then what was there before is still there."""
     path = caption_path(image, extension)
     backup = path.with_name(path.name + ".bak")
     if path.exists() and not backup.exists():
@@ -89,7 +92,7 @@ def write(image: Path, caption: str, extension: str = "") -> None:
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError for an unknown placeholder or a template that gives every image the same caption."""
+    """Raises ValueError if a template has unknown placeholders or is empty."""
     found = re.findall(r"{(.*?)}", template)
     unknown = sorted({*found} - {*PLACEHOLDERS})
     if unknown:
@@ -104,10 +107,10 @@ def _braced(names: Iterable[str]) -> str:
 
 
 def apply_template(template: str, *, trigger: str, caption: str, name: str) -> str:
-    """Fills a template such as `photo of {trigger}, {caption}`.
+    """Returns a template such as `photo of {trigger}, {caption}` with its placeholders filled.
 
-    A trigger word that the caption already begins with is not repeated, so a template can be applied again; what stands
-    around an empty placeholder leaves no stray commas."""
+    A trigger word that the caption already begins with is not repeated, so a template can be applied again. An empty
+    placeholder leaves no stray commas."""
     if trigger and re.match(rf"{re.escape(trigger)}(\W|$)", caption):
         caption = caption[len(trigger):].lstrip(" ,")
     words = re.sub(r"[-_\s]+", " ", name).strip()
@@ -117,9 +120,10 @@ def apply_template(template: str, *, trigger: str, caption: str, name: str) -> s
 
 
 def variants(caption: str, shuffle: CaptionShuffle, keep_tokens: int, count: int, draw: torch.Generator) -> list[str]:
-    """Up to `count` different orders of a caption's tags (between commas) or sentences, the caption itself first.
+    """Returns up to `count` captions with different orders of the tags (between commas) or sentences. The first one is
+    the caption itself.
 
-    The first `keep_tokens` of them stay in place. There are fewer variants if there are fewer orders."""
+    The first `keep_tokens` tags or sentences stay in place. There are fewer variants if there are fewer orders."""
     if shuffle == "none":
         return [caption]
     parts = _tags(caption) if shuffle == "tags" else _sentences(caption)
@@ -137,15 +141,17 @@ def _tags(caption: str) -> list[str]:
 
 
 def _sentences(caption: str) -> list[str]:
-    """A last one without a full stop gets one, since another may come to stand behind it."""
+    """Returns the sentences of a caption. The last one gets a full stop if it lacks one, because another may follow it
+    later."""
     parts = [part for part in re.split(r"(?<=[.!?])\s+", caption.strip()) if part]
     return [part if part[-1] in ".!?" else part + "." for part in parts]
 
 
 def with_class(caption: str, trigger_word: str, class_word: str) -> str:
-    """A caption with the trigger word, as a whole word in any case, replaced by the word for its class.
+    """Returns a caption with the trigger word, as a whole word in any case, replaced by the word for its class.
 
-    This is the caption whose answer differential output preservation keeps. Without the trigger it is unchanged."""
+    Differential output preservation keeps the model's answer to this caption. Without a trigger word the caption is
+    unchanged."""
     if not trigger_word:
         return caption
     return re.sub(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", lambda _: class_word, caption, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What happens to a caption each time it is trained: sd-scripts' rules, by its names."""
+"""Varies a caption each time it is trained. The rules and their names are those of sd-scripts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 
 BRACES = {"{{": "\x00", "}}": "\x01"}
-"""Braces that are written twice are braces, and no wildcards; what stands for them meanwhile occurs in no text."""
+"""Braces that are written twice are plain braces, not wildcards. The characters that stand for them meanwhile occur in
+no text."""
 JOINT = ", "
-"""Between the tags of a shuffled caption, whatever separated them before."""
+"""What stands between the tags of a shuffled caption, whatever separated them before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionRules:
-    """Those of one subset. The defaults change nothing."""
+    """Holds the caption rules of one subset. The defaults change nothing."""
 
     caption_prefix: str = ""
     caption_suffix: str = ""
@@ -24,24 +25,25 @@ class CaptionRules:
     caption_separator: str = ","
     keep_tokens: int = 0
     keep_tokens_separator: str = ""
-    """Such as "|||": what stands before its first occurrence stays in front, what stands behind its second at the end.
-    """
+    """A text such as "|||". What stands before its first occurrence stays in front, and what stands behind its second
+    stays at the end."""
     secondary_separator: str = ""
-    """Such as ";;;": joins tags that are moved and dropped as one."""
+    """A text such as ";;;" that joins tags, which are then moved and dropped as one."""
     enable_wildcard: bool = False
-    """`{a|b}` becomes a or b, and of several lines one is taken."""
+    """Whether `{a|b}` becomes a or b, and one of several lines is taken."""
     caption_dropout_rate: float | None = None
-    """How often the caption is left out whole. None: as often as the recipe says."""
+    """How often the whole caption is left out, 0 to 1. None: as often as the recipe says."""
     caption_tag_dropout_rate: float = 0.0
-    """How often each tag is left out."""
+    """How often each tag is left out, 0 to 1."""
 
 
 def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) -> list[str]:
-    """Up to `count` captions that sd-scripts (`BaseDataset.process_caption`) could draw from the text of a caption
-    file; the plainest first: nothing moved, nothing left out, the first of each choice.
+    """Returns up to `count` captions that sd-scripts (`BaseDataset.process_caption`) could draw from the text of a
+    caption file. The plainest comes first: nothing is moved or left out, and the first of each choice is taken.
 
-    They are different, and fewer if there are fewer. Only where tags are left out, a caption that is likelier than
-    others comes several times, since all are trained equally often. `caption_dropout_rate` is the trainer's."""
+    The captions differ, and there are fewer if fewer are possible. If tags are left out, a caption that is likelier
+    than others may come several times, because all are trained equally often. The trainer applies
+    `caption_dropout_rate`."""
     lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
     text = "\n".join(lines if rules.enable_wildcard else lines[:1])
     text = " ".join(part for part in (rules.caption_prefix, text, rules.caption_suffix) if part)
@@ -51,7 +53,7 @@ def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) 
     if rules.caption_tag_dropout_rate:
         found += [_caption(text, rules, draw) for _ in range(count - 1)]
         return found if len({*found}) > 1 else found[:1]
-    most = 50 + 20 * count  # draws without a new one: then there are no others but by a rare chance
+    most = 50 + 20 * count  # after so many draws without a new caption there is hardly another one
     misses = 0
     while len(found) < count and misses < most:
         caption = _caption(text, rules, draw)
@@ -61,7 +63,7 @@ def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) 
 
 
 def _caption(text: str, rules: CaptionRules, draw: torch.Generator | None) -> str:
-    """One that sd-scripts could draw; without `draw`, the plainest."""
+    """Returns a caption that sd-scripts could draw. Without `draw` it is the plainest."""
     if rules.enable_wildcard:
         text = _without_wildcards(_pick(text.split("\n"), draw), draw)
     if rules.shuffle_caption or rules.caption_tag_dropout_rate:
@@ -85,7 +87,7 @@ def _without_wildcards(text: str, draw: torch.Generator | None) -> str:
 
 
 def _parts(text: str, rules: CaptionRules) -> tuple[list[str], list[str], list[str]]:
-    """Tags that stay in front, those that can be moved and left out, and those that stay at the end."""
+    """Returns the tags that stay in front, those that can be moved and left out, and those that stay at the end."""
     if rules.keep_tokens_separator and rules.keep_tokens_separator in text:
         parts = (text.split(rules.keep_tokens_separator, 2) + [""])[:3]
         front, movable, end = ([tag for tag in _tags(part, rules) if tag] for part in parts)
@@ -99,7 +101,7 @@ def _tags(text: str, rules: CaptionRules) -> list[str]:
 
 
 def _thinned(tags: list[str], rate: float, draw: torch.Generator | None) -> list[str]:
-    """Without those that are left out."""
+    """Returns the tags without those that are left out."""
     if rate <= 0 or (draw is None and rate < 1):
         return tags
     return [tag for tag in tags if draw and torch.rand((), generator=draw) >= rate]

@@ -1,4 +1,4 @@
-"""Tables of images and what belongs to them: CSV, as spreadsheets write and read it, and JSON lines."""
+"""Reads and writes tables of images and what belongs to them: CSV, as spreadsheets have it, and JSON lines."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ KEY = "file_name"
 """The column that names the image, as Hugging Face's imagefolder calls it."""
 SUFFIXES = (".jsonl", ".csv")
 TEXTS = ("text", "caption", "prompt")
-"""Columns with a caption."""
+"""The columns that can hold a caption."""
 DELIMITERS = ",;\t"
-"""What stands between cells: Excel writes semicolons where the comma is the decimal point, and tabs as Unicode text."""
+"""What can separate cells. Excel writes semicolons where the comma is the decimal point, and tabs as Unicode text."""
 MOST_BYTES = 64 * 2**20
 Row = dict[str, str]
 
 
 def read(path: Path) -> dict[str, Row]:
-    """The rows of a .csv or .jsonl table by their file_name, in their order.
+    """Returns the rows of a .csv or .jsonl table by their file_name, in their order.
 
-    In UTF-8, or UTF-16 with a byte order mark. Raises ValueError that names the file and the line: not text, no such
-    table, no file_name, or two rows for one file that differ."""
+    The table is in UTF-8, or in UTF-16 with a byte order mark. Raises ValueError that names the file and the line if it
+    is not text, is no such table, has no file_name, or has two rows for one file that differ."""
     text = read_text(path, MOST_BYTES)
     rows: dict[str, Row] = {}
     lines: dict[str, int] = {}
@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Row]:
 
 
 def write(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
-    """Writes or replaces a .csv or .jsonl table: rows by file_name. `read` gives them back.
+    """Writes or replaces a .csv or .jsonl table with rows by file_name. `read` returns the same rows.
 
     Raises ValueError for a name that is not Unicode or for another suffix, OSError if the disk does not take it."""
     named = [{KEY: name, **{column: value for column, value in row.items() if column != KEY}}
@@ -63,7 +63,7 @@ def _to_json(rows: list[Row]) -> bytes:
 
 
 def _to_csv(rows: list[Row]) -> bytes:
-    """With a byte order mark, without which Excel takes UTF-8 for the system's old encoding."""
+    """Returns the rows as CSV with a byte order mark: without it Excel takes UTF-8 for the system's old encoding."""
     columns = list(dict.fromkeys(column for row in rows for column in row)) or [KEY]
     out = io.StringIO(newline="")
     table = csv.DictWriter(out, columns, restval="", quoting=csv.QUOTE_ALL)
@@ -113,7 +113,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 
 def _delimiter(text: str) -> tuple[str, str, int]:
-    """What stands between cells, the table without Excel's line that says so, and the lines left out."""
+    """Returns what separates cells, the table without Excel's line that says so, and how many lines that removed."""
     first, _, rest = text.partition("\n")
     if first.lower().startswith("sep=") and len(first.strip()) == 5:
         return first[4], rest, 1
@@ -122,7 +122,8 @@ def _delimiter(text: str) -> tuple[str, str, int]:
 
 
 def _columns(path: Path, cells: list[str]) -> list[str]:
-    """The names in the first row; what stands behind the last one is no column."""
+    """Returns the names in the first row. A column without a name is not read. Raises ValueError if no column is called
+    file_name, or if two have the same name."""
     columns = [cell.strip() for cell in cells]
     if KEY not in columns:
         raise ValueError(f"{path.name}: no column is called {KEY} (it has {_listed(columns)}). Its first row must name "

@@ -1,1 +1,1 @@
-"""Pictures as pixels: read, cut to size, changed, masked."""
+"""Reads pictures, cuts them to size, changes and masks them."""

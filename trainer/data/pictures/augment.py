@@ -1,4 +1,4 @@
-"""Other views of a picture, each with latents of its own that can be cached: crops, mirrored, other colours."""
+"""Makes other views of a picture (cropped, mirrored, in other colours), each with latents of its own to be cached."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from PIL import Image, ImageEnhance
 
 Crop = Literal["centre", "top", "random"]
 RANDOM_CROPS = 4
-"""Crops of a picture that are cached; one is around the centre."""
+"""How many crops of a picture are cached. One is around the centre."""
 MOST_CHANGE = 0.05
-"""Of brightness, contrast and saturation: as much as sd-scripts' color_aug changes gamma (0.95 … 1.05)."""
+"""The largest change of brightness, contrast and saturation, as a share: as much as sd-scripts' color_aug changes gamma
+(0.95 … 1.05)."""
 MOST_HUE = 8 / 180
-"""Of the colour circle, as there: 16 degrees."""
+"""The largest change of hue, as a share of the colour circle (16 degrees), as in sd-scripts' color_aug."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """What is done with a picture before it is trained. The defaults: it is cut around the centre."""
+    """Says what is done with a picture before it is trained. By default it is only cut around the centre."""
 
     crop: Crop = "centre"
     flip: bool = False
-    """Left and right swapped in half of the views."""
+    """Whether left and right are swapped in half of the views."""
     color: bool = False
-    """Other brightness, contrast, saturation and hue in half of the views."""
+    """Whether half of the views have another brightness, contrast, saturation and hue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """One way to cut and show a picture."""
+    """Describes one way to cut and show a picture."""
 
     x: float = 0.5
-    """Where it is cut: 0 at the left, 1 at the right."""
+    """Where the part that is cut out lies from left (0) to right (1)."""
     y: float = 0.5
-    """0 at the top, 1 at the bottom."""
+    """Where the part that is cut out lies from top (0) to bottom (1)."""
     flip: bool = False
     color: int = 0
-    """Which change of colours; 0 is none."""
+    """The number of the change of colours. 0 is none."""
 
 
 def views(augment: Augment, digest: str) -> list[View]:
-    """All views of a picture that are trained, at most 16, the plainest first. The same ones for the same `digest`."""
+    """Returns all views of a picture that are trained, at most 16, the plainest first. The same `digest` has the same
+    views."""
     flips = (False, True) if augment.flip else (False,)
     plain = [View(x=x, y=y, flip=flip) for flip, (x, y) in itertools.product(flips, _crops(augment.crop, digest))]
     colored = [View(x=v.x, y=v.y, flip=v.flip, color=number) for number, v in enumerate(plain, 1)]
@@ -58,8 +60,8 @@ def _crops(crop: Crop, digest: str) -> list[tuple[float, float]]:
 
 
 def recolor(image: Image.Image, digest: str, color: int) -> Image.Image:
-    """An RGB picture with a slight change of brightness, contrast, saturation and hue: number `color` of this picture.
-    """
+    """Returns an RGB picture with a slight change of brightness, contrast, saturation and hue. `digest` and the number
+    `color` decide which change."""
     draw = random.Random(f"color {color} {digest}")
     for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = change(image).enhance(1 + draw.uniform(-MOST_CHANGE, MOST_CHANGE))

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: picture sizes of about the same area, so that nothing is squeezed and little is cut off.
+"""Chooses aspect-ratio buckets: picture sizes of about the same area, so that nothing is squeezed and little cut off.
 
 The algorithm is that of sd-scripts (kohya-ss/sd-scripts, `BucketManager.select_bucket`), so that its configurations
 give the sizes they give there."""
@@ -9,38 +9,41 @@ import math
 from dataclasses import dataclass
 
 MAX_ASPECT = 4
-"""Longer pictures are cropped to this ratio of the long edge to the short one, if we choose the buckets."""
+"""The largest ratio of the long edge to the short one, if LiveLoRA chooses the buckets. Longer pictures are cropped to
+it."""
 LATENT = 8
-"""Pixels along an edge of a latent pixel, in every family that can be trained."""
+"""The pixels along an edge of a latent pixel, in every family that can be trained."""
 FINEST = 2 * LATENT
-"""No model takes other edges than multiples of this. Datasets are read before a model is wired in."""
+"""The finest step of an edge in pixels: models take only multiples of it. It is the same for all models, because
+datasets are read before a model is wired in."""
 Size = tuple[int, int]
-"""Width and height."""
+"""A width and a height in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Sizes of about the area of `resolution`, and which of them is for which picture."""
+    """Chooses for each picture a size of about the area of `resolution`."""
 
     resolution: Size
     step: int = 64
-    """Edges are multiples of this."""
+    """The step of the edges in pixels: they are multiples of it."""
     smallest: int = 256
-    """Edge; this and the next count only where pictures may be enlarged."""
+    """The shortest edge in pixels. It counts only where pictures may be enlarged."""
     largest: int = 1024
+    """The longest edge in pixels. It counts only where pictures may be enlarged."""
     upscale: bool = True
     """Whether a picture may be enlarged."""
     enabled: bool = True
-    """False: every picture is cut to `resolution`."""
+    """Whether sizes are chosen. False: every picture is cut to `resolution`."""
     max_aspect: float = math.inf
-    """Where pictures may not be enlarged: longer ones are cropped to this ratio."""
+    """The ratio that longer pictures are cropped to. It counts only where pictures may not be enlarged."""
 
     def choose(self, size: Size) -> Size:
-        """The (width, height) at which a picture of `size` is trained: the one that is nearest in shape, or if it may
-        not be enlarged, its own size rounded down.
+        """Returns the (width, height) at which a picture of `size` is trained: the one that is nearest in shape, or if
+        it may not be enlarged, its own size rounded down.
 
-        Where the latter leaves nothing, as of a picture of 50 × 300 pixels in steps of 64, the steps are 16 and the
-        picture is cropped to 1:4; edges are never below 16."""
+        If rounding down leaves nothing, as of a picture of 50 × 300 pixels in steps of 64, the steps are 16 and the
+        picture is cropped to 1:4. Edges are never below 16."""
         if not self.enabled:
             return self.resolution
         if self.upscale:
@@ -48,7 +51,7 @@ class Buckets:
         return self._own(size, self.step, self.max_aspect) or self._smallest(size)
 
     def sizes(self) -> list[Size]:
-        """All sizes for pictures that may be enlarged, in order."""
+        """Returns all sizes for pictures that may be enlarged, in order."""
         area = self.resolution[0] * self.resolution[1]
         square = int(math.sqrt(area)) // self.step * self.step
         found = {(square, square)}
@@ -63,9 +66,9 @@ class Buckets:
         return min(self.sizes(), key=lambda s: abs(s[0] / s[1] - aspect))
 
     def _own(self, size: Size, step: int, max_aspect: float) -> Size | None:
-        """The picture's own size if its area is that of `resolution` or less, else scaled to that; rounded down.
+        """Returns the picture's own size, scaled down to the area of `resolution` if it is larger, and rounded down.
 
-        None if nothing would be left of an edge."""
+        Returns None if nothing would be left of an edge."""
         width, height = _cropped(size, max_aspect)
         if width * height > self.resolution[0] * self.resolution[1]:
             width, height = self._scaled(width / height, step)
@@ -73,7 +76,8 @@ class Buckets:
         return bucket if min(bucket) else None
 
     def _scaled(self, aspect: float, step: int) -> Size:
-        """The area of `resolution`, with the edge rounded that then leaves the shape closer to `aspect`."""
+        """Returns a size of the area of `resolution`. Of its edges it rounds the one that leaves the shape closer to
+        `aspect`. Returns (0, 0) if nothing would be left of an edge."""
         wide = math.sqrt(self.resolution[0] * self.resolution[1] * aspect)
         width, height = _rounded(wide, step), _rounded(wide / aspect, step)
         height_for, width_for = _rounded(width / aspect, step), _rounded(height * aspect, step)
@@ -84,7 +88,7 @@ class Buckets:
         return int(height * aspect + 0.5), height
 
     def _smallest(self, size: Size) -> Size:
-        """For pictures of which sd-scripts' steps leave nothing."""
+        """Returns the size for a picture of which sd-scripts' steps leave nothing."""
         width, height = _cropped(size, MAX_ASPECT)
         return self._own((max(width, FINEST), max(height, FINEST)), FINEST, MAX_ASPECT) or (FINEST, FINEST)
 
@@ -99,13 +103,13 @@ def _cropped(size: Size, max_aspect: float) -> Size:
 
 
 def step_for(resolution: int) -> int:
-    """Bucket edges are multiples of this: 64 pixels, less for small trainings, never below 16."""
+    """Returns the step of bucket edges in pixels: 64, less for small resolutions, never below 16."""
     return max(FINEST, min(64, resolution // 128 * FINEST))
 
 
 def for_resolution(resolution: int, upscale: bool) -> Buckets:
-    """The buckets of the Dataset Loader: with edges between half and twice the `resolution`, or of the pictures' own
-    sizes, and in both cases at most 1:4."""
+    """Returns the buckets of the Dataset Loader. With `upscale` their edges are between half and twice the
+    `resolution`, else the sizes are the pictures' own. In both cases they are at most 1:4."""
     step = step_for(resolution)
     smallest, largest = -(-resolution // (2 * step)) * step, 2 * resolution // step * step
     return Buckets((resolution, resolution), step, smallest, largest, upscale, max_aspect=MAX_ASPECT)

@@ -1,4 +1,6 @@
-"""Pictures from disk: opened, checked, turned upright, put on white, cut to size. Decoding is pillow's."""
+"""Reads pictures from disk: opens and checks them, turns them upright, puts them on white, cuts them to size.
+
+pillow decodes them."""
 
 from __future__ import annotations
 
@@ -24,39 +26,43 @@ from .augment import View, recolor
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
-"""Pillow's names. No others: its reader of EPS, for one, starts another program."""
+"""The formats that are read, by pillow's names. pillow reads others too, but its reader of EPS, for example, starts
+another program."""
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 """How a HEIC file begins, after its first 8 bytes (ISO/IEC 23008-12, B.4)."""
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused: decoded, they would fill the memory (100 megapixels are 300 MB)."""
+"""The most pixels of a picture. Larger ones are refused: decoded, they would fill the memory (100 megapixels are 300
+MB)."""
 MAX_BYTES = 10 * MAX_PIXELS
-"""Larger files are refused unread. 100 megapixels with 16 bits of red, green, blue and alpha are 8 bytes each."""
+"""The most bytes of a picture's file. Larger ones are refused unread. A pixel with 16 bits of red, green, blue and
+alpha has 8 bytes."""
 EDGE = 512
-"""Sharpness is measured at the area of a square with this edge."""
+"""The edge in pixels of the square whose area a picture is scaled to before its sharpness is measured."""
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
-"""EXIF's Orientation → what turns the picture upright."""
+"""The change that turns a picture upright, by EXIF's Orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a picture without looking at it again."""
+    """Holds what is known of a picture without looking at it again."""
 
     size: tuple[int, int]
-    """Upright width and height in pixels."""
+    """The width and height in pixels, turned upright."""
     digest: str
     """SHA-256 of the file."""
     perceptual_hash: int
-    """64 bits, see `difference_hash`."""
+    """64 bits, as the function `difference_hash` finds them."""
     sharpness: float
-    """See `sharpness`."""
+    """The sharpness, as the function `sharpness` measures it."""
     transparent: bool
-    """Whether any of it is."""
+    """Whether any pixel is transparent."""
 
 
 def examine(path: Path) -> Facts:
-    """Reads a picture once and decodes it wholly, a JPEG at a lower resolution, which finds damage as well.
+    """Returns the facts of a picture. It is read once and decoded as a whole, a JPEG at a lower resolution, which finds
+    damage as well.
 
     Raises ValueError that says what is wrong with it and what to do."""
     data = read(path)
@@ -64,7 +70,7 @@ def examine(path: Path) -> Facts:
         width, height = image.size
         scale = EDGE / math.sqrt(width * height)
         small = max(1, round(width * scale)), max(1, round(height * scale))
-        image.draft("L", small)  # of a JPEG
+        image.draft("L", small)  # only a JPEG can be decoded smaller
         image.load()
         _check(image.format, data)
         orientation, shown = _orientation(image), _eight_bits(image)
@@ -75,7 +81,7 @@ def examine(path: Path) -> Facts:
 
 
 def difference_hash(grey: Image.Image) -> int:
-    """64 bits that say where a picture becomes brighter to the right; alike, but for a few, for those that look alike.
+    """Returns 64 bits that say where a picture becomes brighter to the right. Few differ where pictures look alike.
 
     dHash, as in Krawetz, "Kind of Like That", 2013, https://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That
     .html"""
@@ -84,7 +90,7 @@ def difference_hash(grey: Image.Image) -> int:
 
 
 def sharpness(grey: Image.Image) -> float:
-    """The variance of the Laplacian: low where nothing has an edge, so compare only pictures of one size.
+    """Returns the variance of the Laplacian. It is low where nothing has an edge. Compare only pictures of one size.
 
     Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study", ICPR 2000."""
     y = np.asarray(grey).astype(np.int16)
@@ -97,9 +103,9 @@ def sharpness(grey: Image.Image) -> float:
 
 
 def load(path: Path, bucket: tuple[int, int], view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
-    """A picture (h, w, 3) in 0…1, scaled to cover `bucket` (width, height) and cut to it as `view` says.
+    """Returns a picture (h, w, 3) in 0…1, scaled to cover `bucket` (width, height) and cut to it as `view` says.
 
-    In sRGB; transparent parts become white. Raises ValueError as `examine` does."""
+    It is in sRGB, and transparent parts become white. Raises ValueError as `examine` does."""
     data = read(path)
     with naming(path):
         image = upright(path, data)
@@ -111,7 +117,7 @@ def load(path: Path, bucket: tuple[int, int], view: View = View()) -> Tensor:  #
 
 
 def read(path: Path) -> bytes:
-    """A picture's file. Raises ValueError if it cannot be one."""
+    """Returns the content of a picture's file. Raises ValueError if it cannot be a picture."""
     try:
         if not path.is_file():
             raise ValueError(f"{path.name} is not a file. Take it away, or put the picture there.")
@@ -122,7 +128,7 @@ def read(path: Path) -> bytes:
             return data
         raise ValueError(f"{path.name} cannot be read as a picture (it is empty). Replace it.")
     except OSError as err:
-        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Look whether it can be opened.") from err
+        raise ValueError(f"{path.name} cannot be read ({err.strerror}). Check that you can open it.") from err
 
 
 @contextlib.contextmanager
@@ -140,14 +146,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def upright(path: Path, data: bytes) -> Image.Image:
-    """A picture from its file's content, decoded and turned as its EXIF data says, with 8 bits a channel."""
+    """Decodes a picture from its file's content and turns it as its EXIF data says. It has 8 bits a channel."""
     with _opened(path, data) as image:
         image.load()
         return _turned(_eight_bits(image), _orientation(image))
 
 
 def on_page(image: Image.Image, color: str) -> Image.Image:
-    """A picture with `color` where it is transparent."""
+    """Returns a picture with `color` where it is transparent."""
     if not image.has_transparency_data:
         return image
     page = Image.new("RGBA", image.size, color)
@@ -156,7 +162,8 @@ def on_page(image: Image.Image, color: str) -> Image.Image:
 
 
 def box(size: tuple[int, int], bucket: tuple[int, int], view: View) -> tuple[int, int, int, int]:
-    """What of a picture of `size` (width, height) is scaled to `bucket`: left, top, right and bottom in its pixels."""
+    """Returns the part of a picture of `size` (width, height) that is scaled to `bucket`: left, top, right and bottom
+    in its pixels."""
     scale = min(size[0] / bucket[0], size[1] / bucket[1])
     width, height = max(1, round(bucket[0] * scale)), max(1, round(bucket[1] * scale))
     left, top = round((size[0] - width) * view.x), round((size[1] - height) * view.y)
@@ -164,7 +171,8 @@ def box(size: tuple[int, int], bucket: tuple[int, int], view: View) -> tuple[int
 
 
 def _cut(image: Image.Image, bucket: tuple[int, int], view: View) -> Tensor:
-    """The pixels of an RGB picture, (h, w, 3) uint8. Bicubic, antialiased: as by pillow, but several times faster."""
+    """Returns the pixels of an RGB picture, cut and scaled, (h, w, 3) uint8. The filter is bicubic and antialiased as
+    pillow's is, but several times faster."""
     left, top, right, bottom = box(image.size, bucket, view)
     pixels = torch.from_numpy(np.array(image))[top:bottom, left:right]
     if (right - left, bottom - top) != bucket:
@@ -174,7 +182,8 @@ def _cut(image: Image.Image, bucket: tuple[int, int], view: View) -> Tensor:
 
 
 def _opened(path: Path, data: bytes) -> Image.Image:
-    """Not decoded yet; its content tells what it is, not its name. Raises ValueError if it has too many pixels."""
+    """Opens a picture without decoding it. Its content tells what it is, not its name. Raises ValueError if its format
+    cannot be read, or if it has too many pixels."""
     brand = data[4:12].removeprefix(b"ftyp")
     if brand in HEIC_BRANDS and not _can_heic():
         raise ValueError(f"{path.name} is a HEIC picture, which needs the Python package pillow-heif. Install it (pip "
@@ -195,8 +204,8 @@ def _opened(path: Path, data: bytes) -> Image.Image:
 
 
 def _check(format: str | None, data: bytes) -> None:
-    """Raises ValueError for damage that pillow passes over: it does not look at the checksums of a PNG's pixels, nor
-    for the end of a JPEG if another custom node has set LOAD_TRUNCATED_IMAGES."""
+    """Raises ValueError for damage that pillow passes over. pillow does not look at the checksums of a PNG's pixels,
+    nor for the end of a JPEG if another custom node has set LOAD_TRUNCATED_IMAGES."""
     if format == "PNG":
         offset = 8
         while offset + 12 <= len(data):
@@ -214,7 +223,7 @@ def _check(format: str | None, data: bytes) -> None:
 
 
 def _can_heic() -> bool:
-    """Tells pillow of pillow-heif, if that is installed."""
+    """Registers pillow-heif with pillow and returns True, or returns False if it is not installed."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     importlib.import_module("pillow_heif").register_heif_opener()
@@ -222,8 +231,8 @@ def _can_heic() -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 to 8; 1 where it is none of these or the EXIF data is broken."""
-    with contextlib.suppress(Exception):  # of many kinds; the picture itself can be good all the same
+    """Returns EXIF's Orientation, 1 to 8. It is 1 if there is no such number or the EXIF data is broken."""
+    with contextlib.suppress(Exception):  # broken data raises errors of many kinds, and the picture can still be good
         found = image.getexif().get(0x0112)
         return found if found in TURNS else 1
     return 1
@@ -234,7 +243,8 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greys scaled, not clipped as pillow's `convert` does, which makes most of them white."""
+    """Returns a picture with 8 bits a channel. 16-bit greys are scaled. pillow's `convert` would clip them, which makes
+    most of them white. Raises ValueError for floating-point numbers or more than 16 bits."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white. Save it with "
                          "8 or 16 bits")
@@ -255,13 +265,13 @@ def _alpha(image: Image.Image) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """On white, in the colour space of its profile: grey, RGB or CMYK."""
+    """Returns a picture on white, in the colour space of its profile: grey, RGB or CMYK."""
     mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
     return _as(mode, on_page(image, "white"))
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A grey, RGB or CMYK picture in sRGB. A profile that is broken or meant for other modes counts as none."""
+    """Turns a grey, RGB or CMYK picture into sRGB. A profile that is broken or meant for other modes counts as none."""
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -273,5 +283,5 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _as(mode: str, image: Image.Image) -> Image.Image:
-    """Pillow's `convert`, but no copy where nothing is to be done."""
+    """Does what pillow's `convert` does, but makes no copy where nothing is to be done."""
     return image if image.mode == mode else image.convert(mode)

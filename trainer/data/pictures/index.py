@@ -1,4 +1,4 @@
-"""What is known of the pictures of a folder, kept on disk, so that a second start reads none of them."""
+"""Keeps on disk what is known of the pictures of a folder, so that a second start reads none of them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .images import Facts
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Raise it when `images.examine` finds other facts in the same file."""
+"""The version of the files. Raise it when `images.examine` finds other facts in the same picture."""
 MOST_THREADS = 16
-"""Each holds a decoded picture."""
+"""The most threads at once. Each holds a decoded picture in memory."""
 
 
 class Index:
-    """One JSON file for each folder with pictures. What goes wrong with it costs time, and nothing else."""
+    """Keeps one JSON file for each folder with pictures. If something goes wrong with it, that costs only time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def examine(self, paths: Sequence[Path], tell: Callable[[int, int], None]) -> list[Facts | ValueError]:
-        """The facts of each picture, or why it cannot be used, in the order of `paths`.
+        """Returns the facts of each picture, or why it cannot be used, in the order of `paths`.
 
-        A picture whose file has the size and the times it had is not read again. `tell` hears how many of how many are
-        done; what it raises ends the work, and what was examined by then is kept."""
+        A picture whose file still has the size and the times it had is not read again. `tell` is called with the number
+        of pictures that are done and the number of all. If it raises, the work ends, and what is examined is kept."""
         stamps = {path: _stamp(path) for path in paths}
         remembered = {place: self._remembered(place) for place in {path.parent for path in stamps}}
         found: dict[Path, Facts | ValueError] = {}
@@ -59,7 +59,7 @@ class Index:
         return self._folder / f"{hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:32]}.json"
 
     def _remembered(self, place: Path) -> dict[str, Any]:
-        """Name → stamp and facts."""
+        """Returns the stamp and the facts of the pictures in a folder, by their names."""
         try:
             kept = json.loads(self._file(place).read_bytes())
             entries = kept["pictures"] if kept["version"] == VERSION else {}
@@ -71,7 +71,7 @@ class Index:
             return {}
 
     def _remember(self, place: Path, entries: dict[str, Any]) -> None:
-        """Without what is no longer there."""
+        """Writes what is known of the pictures in a folder, without those that are no longer there."""
         try:
             there = {*os.listdir(place)}
             kept = {name: entry for name, entry in entries.items() if name in there}
@@ -83,7 +83,8 @@ class Index:
 
 
 def _each(paths: Sequence[Path]) -> Iterator[tuple[Path, Facts | ValueError]]:
-    """Examined in threads, which works since pillow lets others run while it decodes; in the order they are done."""
+    """Examines pictures in threads, and yields each as soon as it is done. Threads help because pillow lets others run
+    while it decodes."""
     threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS), "livelora-pictures")
     try:
         futures = {threads.submit(_examine, path): path for path in paths}
@@ -97,11 +98,12 @@ def _examine(path: Path) -> Facts | ValueError:
     try:
         return images.examine(path)
     except ValueError as err:
-        return err.with_traceback(None)  # whose frames would keep the picture in memory
+        return err.with_traceback(None)  # the traceback's frames would keep the picture in memory
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """What changes with a file: one that was replaced by an older one has another time of change (but on Windows)."""
+    """Returns a file's size in bytes and its times in nanoseconds, which change with it; None if it is not there. A
+    file that was replaced by an older one has another time of change (except on Windows)."""
     try:
         facts = path.stat()
     except OSError:
@@ -110,5 +112,5 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _facts(kept: dict[str, Any]) -> Facts:
-    """Raises TypeError if these are others."""
+    """Returns the facts that were kept as JSON. Raises TypeError if they are not those that `Facts` has."""
     return Facts(**{**kept, "size": tuple(kept["size"])})

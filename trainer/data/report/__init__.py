@@ -1,1 +1,1 @@
-"""What a person should look at in a dataset, as text and as pictures."""
+"""Reports what a person should look at in a dataset, as text and as pictures."""

@@ -1,4 +1,4 @@
-"""What is to be looked at in the captions of a dataset."""
+"""Finds what a person should look at in the captions of a dataset."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from .findings import Finding
 
 SENTENCE_WORDS = frozenset("a an and are as at by for from has have her his in into is it its near of on over that the "
                            "their there this to under wearing which while who with".split())
-"""English words that sentences have and lists of tags hardly do."""
+"""English words that sentences have and lists of tags hardly have."""
 TAG_PARTS = 4
-"""Fewer parts between commas may be a short sentence."""
+"""The fewest parts between commas that make a list of tags. Fewer may be a short sentence."""
 TAG_WORDS = 3.0
-"""Words that a tag has at most, on average."""
+"""The most words that the tags of a list have on average."""
 MOST_SENTENCE_WORDS = 0.08
-"""The share of such words in a caption above which it is no list of tags: in English prose it is about a third."""
+"""The largest share of SENTENCE_WORDS in a list of tags. In English prose it is about a third."""
 MANY = 0.5
-"""The share of captions from which on their style is worth a word."""
+"""The share of captions that must be lists of tags before the report mentions them."""
 
 
 def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, int], most: int) -> Iterator[Finding]:
-    """All about captions. `tokens`: how many each caption has, as `whole` gives it, where that is known. Captions that
-    were encoded elsewhere are not looked at."""
+    """Yields every finding about captions. Captions that were encoded elsewhere are not looked at.
+
+    `tokens`: how many tokens each caption has, by its text as `whole` gives it, where that is known. `most`: how many
+    tokens the model is made for."""
     items = list({item.path: item for item in dataset.items if item.text is None}.values())
     yield from _missing(items, names)
     captioned = [item for item in items if item.has_caption and item.caption.strip()]
     if long := [names[i.path] for i in captioned if tokens.get(whole(i), 0) > most]:
         yield Finding("long", f"{len(long)} with a caption of more than the {most} tokens that the model is made for "
-                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them: what matters, first.")
+                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them, and put what matters first.")
     learned = [item for item in captioned if not item.regularization]
     yield from _trigger(learned, dataset.trigger_word.strip(), names)
     yield from _same(learned, names)
@@ -43,19 +45,19 @@ def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, i
 
 
 def whole(item: Item) -> str:
-    """A caption with what its rules always put around it."""
+    """Returns a caption with what its rules always put around it."""
     parts = (item.rules.caption_prefix, item.caption, item.rules.caption_suffix) if item.rules else (item.caption,)
     return " ".join(part for part in parts if part)
 
 
 def count_tokens(items: Sequence[Item], count: Callable[[str], int]) -> dict[str, int]:
-    """Each different caption → its tokens."""
+    """Returns how many tokens each different caption has, by its text as `whole` gives it."""
     return {text: count(text) for text in dict.fromkeys(whole(i) for i in items if i.text is None)}
 
 
 def is_tags(caption: str, trigger_word: str = "") -> bool:
-    """Whether a caption is a list of tags: several short parts between commas that are no sentence, or words such as
-    `long_hair`. The rule knows English; other languages are judged by the length of the parts alone."""
+    """Tells whether a caption is a list of tags: several short parts between commas that are no sentence, or words such
+    as `long_hair`. The rule knows English; other languages are judged by the length of the parts alone."""
     text = caption.replace(trigger_word, " ") if trigger_word else caption
     parts = [part.split() for part in re.split(r"[,\n]", text) if part.strip(" .")]
     words = [word.lower().strip(".") for part in parts for word in part]
@@ -67,7 +69,8 @@ def is_tags(caption: str, trigger_word: str = "") -> bool:
 
 
 def spellings(caption: str, trigger_word: str) -> list[str]:
-    """How a caption spells the trigger word, compared without case, spaces, `_` and `-`. Only whole words count."""
+    """Returns each spelling of the trigger word in a caption. Case, spaces, `_` and `-` may differ. Only whole words
+    count."""
     letters = [re.escape(letter) for letter in trigger_word if not re.match(r"[\s_-]", letter)]
     return re.findall(r"(?<!\w)" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)", caption, re.IGNORECASE) if letters else []
 
@@ -85,7 +88,7 @@ def _trigger(items: Sequence[Item], trigger_word: str, names: dict[Path, str]) -
     if without := [name for name, ways in found.items() if not ways]:
         what = "no caption has the" if len(without) == len(found) else f"{len(without)} with a caption that lacks the"
         yield Finding("no trigger word", f"{what} trigger word '{trigger_word}'", tuple(without),
-                      "LoRA Captioner writes it in: {trigger}, {caption}. A style can do without.")
+                      "LoRA Captioner adds it with the template {trigger}, {caption}. A style can do without it.")
     if other := [name for name, ways in found.items() if any(way != trigger_word for way in ways)]:
         ways = Counter(way for those in found.values() for way in those)
         listed = ", ".join(f"'{way}' ({count})" for way, count in ways.most_common())
@@ -97,10 +100,11 @@ def _same(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
     if len(items) > 1 and len({whole(i) for i in items}) == 1:
         yield Finding("same caption", f"all {len(items)} captions are the same: “{shortened(items[0].caption)}”",
                       tuple(names[i.path] for i in items),
-                      "All that the images share goes into it. Describe what differs, and that stays changeable.")
+                      "This text then stands for all that the images share. Describe what differs between them, so "
+                      "that a prompt can change it.")
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """One line of at most `most` characters."""
+    """Returns a text as one line of at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[:most - 1] + "…"

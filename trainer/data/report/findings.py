@@ -1,4 +1,6 @@
-"""What is to be looked at in a dataset: pictures, and how they are balanced. Captions are `caption_findings`'."""
+"""Finds what a person should look at in the pictures of a dataset and in their balance.
+
+`caption_findings` looks at the captions."""
 
 from __future__ import annotations
 
@@ -14,26 +16,27 @@ from ..item import Dataset, Item
 from ..pictures.images import EDGE
 
 FEW = 10
-"""Fewer pictures are learned by heart."""
+"""The number of different pictures below which they are learned by heart."""
 ALIKE = 5
-"""Bits of 64 in which the difference hashes of one picture differ at most, saved smaller, brighter or as a bad JPEG:
-up to 5 in 20 of the 25 pictures of scikit-image. Any two others of them differ in at least 13."""
+"""The most bits of 64 in which the difference hashes of two pictures that look alike differ. Measured with the 25
+pictures of scikit-image: saved smaller, brighter or as a bad JPEG, 20 of them differ from the original in up to 5
+bits. Any two different ones differ in at least 13."""
 LEAST_SHARPNESS = 15.0
-"""Of `images.sharpness`: those 25 lie above 40, but for one that was moved (6) and two without edges (2); blurred by 2
-pixels of 512 they lie between 1 and 21."""
+"""The `images.sharpness` below which a picture counts as blurred. The same 25 pictures have more than 40, except one
+that was moved (6) and two without edges (2). Blurred by 2 pixels of 512 they have between 1 and 21."""
 SHARPNESS_SHARE = 0.1
-"""Of the dataset's median: a picture below it is blurred, measured by its neighbours."""
+"""The share of the dataset's median sharpness below which a picture counts as blurred, compared to the others."""
 IMBALANCE = 3.0
-"""How much oftener one folder may come than another."""
+"""How many times as often one folder may come as another before the report mentions it."""
 BLOCK = 256
-"""Hashes compared at once with all others, which bounds the memory."""
+"""How many hashes are compared with all others at once, which limits the memory."""
 BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
-"""Ones in each byte. NumPy has a function for it only since 2.0."""
+"""The number of ones in each byte. NumPy has a function for it only since 2.0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should look at."""
+    """Describes something that a person should look at."""
 
     kind: str
     """A word for programs, such as `blurred`."""
@@ -42,13 +45,13 @@ class Finding:
     files: tuple[str, ...]
     """Names of the pictures, or of the folders, that it is about."""
     advice: str
-    """What to do, a sentence."""
+    """A sentence that says what to do."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Which of the files belong together."""
+    """The files that belong together, group by group."""
 
 
 def about_pictures(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
-    """All about pixels and counts."""
+    """Yields every finding about pixels and counts."""
     items = [item for item in dataset.items if item.latents is None]
     learned = {item.digest for item in dataset.items if not item.regularization}
     if len(learned) < FEW:
@@ -74,7 +77,7 @@ def _small(items: Sequence[Item], resolution: int, names: dict[Path, str]) -> It
 
 
 def _copies(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
-    """Files with the same content."""
+    """Yields a finding if several files have the same content."""
     alike: dict[str, list[str]] = defaultdict(list)
     for item in unique:
         alike[item.digest].append(names[item.path])
@@ -84,8 +87,8 @@ def _copies(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]
 
 
 def _similar(different: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
-    """Pictures with nearly the same hash, and those that are connected by others. Plain ones have no hash to compare.
-    """
+    """Yields a finding if pictures have nearly the same hash. Pictures are also in one group if others between them
+    connect them. Plain ones are left out, because all their hashes are alike."""
     known = [(names[i.path], i.perceptual_hash) for i in different
              if i.perceptual_hash is not None and ALIKE < i.perceptual_hash.bit_count() < 64 - ALIKE]
     group = list(range(len(known)))  # union-find
@@ -106,7 +109,7 @@ def _similar(different: Sequence[Item], names: dict[Path, str]) -> Iterator[Find
 
 
 def _near(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Places (i, j), i < j, of hashes that differ in at most ALIKE bits."""
+    """Yields the places (i, j), i < j, of hashes that differ in at most ALIKE bits."""
     table = np.array(hashes, dtype=np.uint64)
     for start in range(0, len(table), BLOCK):
         differing = table[start:start + BLOCK, None] ^ table[None, start:]
@@ -117,7 +120,8 @@ def _near(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _blurred(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
-    """Only pictures that were made smaller to be measured: larger ones of little detail look blurred by nature."""
+    """Yields a finding if pictures are blurred. Looks only at pictures that were made smaller to be measured: one that
+    was enlarged has little detail and would look blurred in any case."""
     judged = {names[i.path]: i.sharpness for i in unique
               if i.sharpness is not None and i.size[0] * i.size[1] >= EDGE**2}
     if not judged:
@@ -129,7 +133,8 @@ def _blurred(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding
 
 
 def _unbalanced(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
-    """Folders whose pictures × repeats differ much. Images of a class are not compared with what is learned."""
+    """Yields a finding if the pictures × repeats of folders differ much. Images of a class are not compared with what
+    is learned."""
     counts: Counter[Path] = Counter()
     for item in dataset.items:
         if not item.regularization:
@@ -143,7 +148,8 @@ def _unbalanced(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
 
 
 def _folder(place: Path, dataset: Dataset, names: dict[Path, str]) -> str:
-    """A folder as the names of its pictures call it; the dataset's own by its name."""
+    """Returns the name of a folder as it stands in the names of its pictures. The dataset's own folder does not stand
+    there, so it has its plain name."""
     name = next(names[i.path] for i in dataset.items if i.path.parent == place)
     return name.rpartition("/")[0] or place.name
 

@@ -1,4 +1,4 @@
-"""The dataset report: what was found, and what a person should look at before training."""
+"""Makes the dataset report: what was found, and what a person should look at before training."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from .caption_findings import about_captions, count_tokens, shortened
 from .findings import Finding, about_pictures
 
 REPEATS = ((20, (10, 15)), (51, (5, 8)))
-"""Below how many images how many repeats of each are usual, as trainers that count epochs advise."""
+"""The usual repeats (from, to) of an image, each behind the number of images below which they are usual. Trainers that
+count epochs advise them."""
 REPEATS_OF_MANY = (3, 5)
+"""The usual repeats (from, to) for more images than REPEATS lists."""
 SHOWN_BUCKETS = 8
-"""How many sizes the text lists."""
+"""The most sizes that the text lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """A dataset for a person, and for programs."""
+    """Describes a dataset for a person, and for programs."""
 
     folder: Path
     images: int
-    """Files."""
+    """The number of image files."""
     pictures: int
-    """Images × resolutions."""
+    """The number of pictures: images × resolutions."""
     with_repeats: int
-    """What an epoch trains."""
+    """The number of pictures that an epoch trains, with repeats."""
     sizes: tuple[tuple[int, int], tuple[int, int]]
-    """The smallest and the largest image, (width, height) in pixels, by area."""
+    """The smallest and the largest image by area, (width, height) in pixels."""
     buckets: tuple[tuple[tuple[int, int], int], ...]
-    """((width, height), pictures), the most used first."""
+    """The training sizes as ((width, height), number of pictures), the most used first."""
     masked: int
     weighted: int
     regularization: int
     repeats: tuple[int, int]
-    """From … to are usual for so many images."""
+    """The repeats (from, to) that are usual for so many images."""
     findings: tuple[Finding, ...]
     skipped: tuple[str, ...]
     """Why images were left out, a sentence each."""
     captions: tuple[tuple[str, str], ...]
-    """(caption, file) of the first images."""
+    """The (caption, file) of the first images."""
     longest: int | None
-    """Tokens of the longest caption. None: not counted."""
+    """The number of tokens of the longest caption. None: not counted."""
     most_tokens: int
-    """What the model is made for."""
+    """The number of tokens that the model is made for."""
 
     @property
     def text(self) -> str:
-        """For a person: what there is, what to look at, what was left out, and how the captions begin."""
+        """Returns the report for a person: what there is, what to look at, what is left out, and the first captions."""
         found = [in_words(finding, self.images) for finding in self.findings]
         return "\n".join([*self.summary, *found, *self._left_out(), *self._rest()])
 
     @property
     def summary(self) -> list[str]:
-        """What there is, in lines."""
+        """Returns lines that say what there is."""
         more = [f", at several resolutions {self.pictures}"] if self.pictures > self.images else []
         more += [f", {self.with_repeats} with repeats"] if self.with_repeats > self.pictures else []
         lines = [f"{self.images} images in {self.folder}{''.join(more)}"]
@@ -69,13 +71,13 @@ class Report:
 
     @property
     def counts(self) -> list[str]:
-        """What only some images have, in lines."""
+        """Returns lines that say how many images have a mask, have a weight, or are for regularization."""
         counts = ((self.masked, "with masks"), (self.weighted, "with a weight of their own"),
                   (self.regularization, "for regularization"))
         return [f"{count} {what}" for count, what in counts if count]
 
     def as_dict(self) -> dict[str, Any]:
-        """For programs: numbers, strings, lists and dictionaries only."""
+        """Returns the report for programs, as numbers, strings, lists and dictionaries only."""
         return {**asdict(self), "folder": str(self.folder),
                 "buckets": [{"width": w, "height": h, "pictures": count} for (w, h), count in self.buckets],
                 "captions": [{"file": name, "caption": caption} for caption, name in self.captions],
@@ -95,10 +97,10 @@ class Report:
 
 
 def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, most_tokens: int = 512) -> Report:
-    """Looks at a dataset, without reading its files again.
+    """Returns the report of a dataset, without reading its files again.
 
-    `count_tokens_of` says how many tokens a caption has; without it long captions are not found. `most_tokens`: what
-    the model is made for."""
+    `count_tokens_of` says how many tokens a caption has; without it long captions are not found. `most_tokens`: the
+    number of tokens that the model is made for."""
     names = dataset.names()
     items = dataset.items
     unique = list({item.path: item for item in items}.values())
@@ -117,12 +119,12 @@ def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, 
 
 
 def suggested_repeats(images: int) -> tuple[int, int]:
-    """From … to: a rule of thumb."""
+    """Returns the repeats (from, to) that are usual for so many images, by a rule of thumb."""
     return next((repeats for below, repeats in REPEATS if images < below), REPEATS_OF_MANY)
 
 
 def in_words(finding: Finding, images: int) -> str:
-    """A finding in one line. Files are named unless it is all of the `images`."""
+    """Returns a finding as one line. Its files are named unless they are all of the `images`."""
     named = [" ~ ".join(group) for group in finding.groups] or list(finding.files)
     where = f": {name_some(named)}" if named and len(finding.files) < images and finding.kind != "unbalanced" else ""
     return f"• {finding.what}{where}. {finding.advice}"

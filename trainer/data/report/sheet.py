@@ -1,4 +1,4 @@
-"""A dataset as pictures: the contact sheet, and the report as a picture."""
+"""Draws a dataset: the contact sheet, and the report as a picture."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .caption_findings import shortened
 from .report import Report
 
 LINES = 3
-"""Of a caption under its picture."""
+"""The most lines of a caption under its picture."""
 CAPTION_SIZE = 13
-"""Of its letters, in pixels."""
+"""The size of a caption's letters in pixels."""
 WIDTH = 960
-"""Of the report's picture."""
+"""The width of the report's picture in pixels."""
 MARGIN = 32
 BAR = 26
-"""Height of a bucket's bar with the space around it."""
+"""The height of a bucket's bar with the space around it, in pixels."""
 INK, PALE, BLUE, AMBER = "#1f2328", "#6b7280", "#3b82f6", "#b45309"
 NO_GLYPH = "\uffff"
-"""No font has it: it looks as every character does that a font cannot show."""
+"""A character that no font has. It looks like every character that a font cannot show."""
 SIMILAR = str.maketrans({"×": "x", "–": "-", "—": "-", "“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "ß": "ss",
                          "æ": "ae", "ø": "o", "đ": "d", "ł": "l"})
-"""For what pillow's own font lacks."""
+"""What is written in place of characters that pillow's own font lacks."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def contact_sheet(items: Sequence[Item], edge: int = 128, most: int = 48, captions: bool = False) -> Tensor:
-    """The first pictures side by side, as they will be cut, on request with their captions: (h, w, 3) in 0…1.
+    """Returns the first pictures side by side, as they will be cut, on request with their captions: (h, w, 3) in 0…1.
 
-    What is no picture (latents from other nodes) is a grey tile with its name."""
+    An item that is no picture (latents from other nodes) becomes a grey tile with its name."""
     shown = list({item.path: item for item in items}.values())[:most]
     columns = min(len(shown), max(4, math.ceil(math.sqrt(len(shown) * 1.5))))
     height = edge + (LINES * (CAPTION_SIZE + 3) + 6 if captions else 0)
@@ -52,7 +52,7 @@ def contact_sheet(items: Sequence[Item], edge: int = 128, most: int = 48, captio
 
 
 def report_picture(report: Report) -> Tensor:
-    """What there is as bars, and what to look at: (h, w, 3) in 0…1."""
+    """Returns the report as a picture (h, w, 3) in 0…1: the training sizes as bars, and what to look at."""
     title, text, small = (ImageFont.load_default(size) for size in (26, 18, 15))
     inner = WIDTH - 2 * MARGIN
     findings = [(wrapped(f"{finding.what[0].upper()}{finding.what[1:]}.", text, inner - 24, 3),
@@ -83,7 +83,7 @@ def report_picture(report: Report) -> Tensor:
 
 
 class _Pen:
-    """Writes downwards."""
+    """Writes lines of text below each other."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, y: int) -> None:
         self.draw, self.y = draw, y
@@ -94,7 +94,7 @@ class _Pen:
 
 
 def _draw_bars(pen: _Pen, report: Report, bars: int, font: Font) -> None:
-    """One for each size; the last is for all the others, if there are more."""
+    """Draws a bar for each size. If there are more sizes than `bars`, the last bar stands for all the others."""
     rows = [(f"{w}×{h}", count) for (w, h), count in report.buckets]
     if len(rows) > bars:
         rows[bars - 1:] = [(f"{len(rows) - bars + 1} others", sum(count for _, count in rows[bars - 1:]))]
@@ -113,7 +113,7 @@ def _where(files: Sequence[str]) -> str:
 
 
 def wrapped(text: str, font: Font, width: int, lines: int) -> list[str]:
-    """A text in at most `lines` lines of `width` pixels, an ellipsis at the end if it is longer.
+    """Returns a text in at most `lines` lines of `width` pixels, with an ellipsis at the end if it is longer.
 
     The font that comes with pillow knows little more than ASCII. Other Latin letters are shown without their accents,
     and each other character as a box, so that one sees that there is something, and where."""
@@ -133,13 +133,13 @@ def wrapped(text: str, font: Font, width: int, lines: int) -> list[str]:
 
 
 def _fitting(line: str, font: Font, width: float) -> int:
-    """How many of its characters fit, at least one."""
+    """Returns how many characters of a line fit, at least one."""
     return next((n for n in range(len(line), 1, -1) if font.getlength(line[:n]) <= width), 1)
 
 
 def _shown(text: str, font: Font) -> str:
-    """A text with what the font has in place of what it lacks; what changes only the character before it is left out.
-    """
+    """Returns a text in which characters that the font lacks are replaced by similar ones or a box. Marks that only
+    change the character before them are left out."""
     lacks = _lacking(font)
     found = []
     for character in text:
@@ -162,7 +162,7 @@ def _lacking(font: Font) -> Callable[[str], bool]:
 
 
 def _drawn(character: str, font: Font) -> bytes:
-    """Its picture."""
+    """Returns the pixels of a character as the font draws it."""
     page = Image.new("L", (40, 40))
     ImageDraw.Draw(page).text((0, 0), character, 255, font)
     return page.tobytes()

@@ -1,1 +1,1 @@
-"""Where images and captions come from: one file for each kind of source."""
+"""Finds images and captions wherever they come from. There is one file for each kind of source."""

@@ -1,4 +1,4 @@
-"""Datasets as ai-toolkit's job configurations describe them, read into ours."""
+"""Reads datasets as ai-toolkit's job configurations describe them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .folder import Found, check_folder, list_pictures, masks_beside, shared_cap
 
 MOST_BYTES = 2**20
 MOST_NODES = 100_000
-"""Values in a file, each counted as often as YAML's aliases repeat it."""
+"""The most values in a file, each counted as often as YAML's aliases repeat it."""
 MAX_RESOLUTION = 4096
 STEP = 32
-"""ai-toolkit's step for models with tokens of 16 pixels: 8 pixels for a latent, 2 latents for a token, twice that
-(`get_bucket_divisibility`)."""
+"""The step of edges in pixels that ai-toolkit has for models with tokens of 16 pixels (8 pixels for a latent, 2 latents
+for a token): it is twice that, see `get_bucket_divisibility`."""
 ROUNDED = ("Picture sizes are chosen as sd-scripts does without enlarging, in steps of 32 pixels; ai-toolkit's are "
            "often one or more steps longer.")
 LEFT_OUT = ("_controls", *masks.FOLDERS)
@@ -37,7 +37,7 @@ LEFT_OUT = ("_controls", *masks.FOLDERS)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """One dataset of a configuration."""
+    """Describes one dataset of a configuration."""
 
     folder: Path
     trigger_word: str
@@ -46,14 +46,15 @@ class Block:
     mask_folder: Path | None
     masked: bool | None
     common: Found
-    """What all its images have; its path is the folder's."""
+    """What all images of the dataset have in common. Its path is the folder's."""
 
 
 def read_config(path: Path) -> tuple[list[Found], list[str]]:
-    """The images of the datasets in a job configuration, YAML or JSON, and sentences about what is not followed.
+    """Returns the images of the datasets in a job configuration, YAML or JSON, and sentences about what is not
+    followed.
 
-    Also a bare list of datasets, or one. Paths count from the file. Raises ValueError that names the file and all that
-    is wrong in it."""
+    The file may also be a bare list of datasets, or one dataset. Paths begin at the folder of the file. Raises
+    ValueError that names the file and all that is wrong in it."""
     found, said, problems = [], [], []
     for number, entry in enumerate(_datasets(path, _load(path)), 1):
         try:
@@ -84,7 +85,8 @@ def _load(path: Path) -> Any:
 
 
 def _count(node: yaml.Node, known: dict[int, float]) -> float:
-    """Values in a tree with its aliases written out, which is not done to count them; endless if it holds itself."""
+    """Returns how many values a tree would have with its aliases written out, without writing them out. A tree that
+    holds itself has endlessly many."""
     if id(node) not in known:
         known[id(node)] = math.inf
         inside = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -94,7 +96,8 @@ def _count(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
-    """The datasets of all processes, each with its process's trigger word if it has none; what is null is left out."""
+    """Returns the datasets of all processes. One without a trigger word gets that of its process. Settings that are
+    null are left out."""
     inner = config.get("config", config) if isinstance(config, dict) else config
     processes = inner.get("process", [inner]) if isinstance(inner, dict) else [{"datasets": inner}]
     entries = []
@@ -104,7 +107,8 @@ def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
         blocks = [process] if {"folder_path", "dataset_path"} & {*process} else process.get("datasets")
         for entry in blocks if isinstance(blocks, list) else []:
             if not isinstance(entry, dict):
-                raise ValueError(f"'{path}': a dataset must be settings, folder_path: cats, got {str(entry)[:40]!r}.")
+                raise ValueError(f"'{path}': a dataset must have settings such as folder_path: cats, got "
+                                 f"{str(entry)[:40]!r}.")
             common = {"trigger_word": process.get("trigger_word")}
             given = {str(key): value for key, value in entry.items() if value is not None}
             entries.append({key: value for key, value in (common | given).items() if value is not None})
@@ -115,7 +119,7 @@ def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
 
 
 def _block(entry: dict[str, Any], home: Path) -> Block:
-    """Raises ValueError for all settings that are unknown or impossible."""
+    """Returns a dataset as its settings describe it. Raises ValueError if they are unknown or impossible."""
     problems = [*_unknown(entry), *_refused(entry)]
     if problems:
         raise ValueError(" ".join(problems))
@@ -165,7 +169,8 @@ def _buckets(entry: dict[str, Any]) -> tuple[Buckets, ...]:
 
 
 def _images(block: Block) -> tuple[list[Found], list[str]]:
-    """Of its folder and all folders in it, as ai-toolkit does."""
+    """Returns the images of a dataset's folder and of all folders in it, as ai-toolkit does, and sentences about what
+    is left out. Raises ValueError if there are none."""
     found, said = [], []
     named = {p.stem: p for p in list_pictures(block.mask_folder)[0]} if block.mask_folder else None
     for place in _folders(block):
@@ -194,7 +199,7 @@ def _folders(block: Block) -> Iterator[Path]:
 
 
 def _masked(entry: Found, named: dict[str, Path] | None) -> Found:
-    """With the mask of the same name; without a mask folder its alpha channel counts."""
+    """Returns the image with the mask of the same name. If there is no mask folder, its alpha channel is its mask."""
     if named is None:
         return replace(entry, masks=())
     mask = named.get(entry.path.stem)
@@ -202,11 +207,12 @@ def _masked(entry: Found, named: dict[str, Path] | None) -> Found:
 
 
 def _caption(entry: Found, block: Block) -> str | None:
-    """The file's, or the default one, with the trigger word, which stands first if it is nowhere else."""
+    """Returns the caption of an image's text file, or the default one. The trigger word is put in front if the caption
+    lacks it, but not for regularization. None: the file cannot be read."""
     try:
         text = captions.read(entry.path, entry.caption_extension)
     except ValueError:
-        return None  # who reads it again says why
+        return None  # `scan` reads it again and says why
     caption = captions.one_line(text or "") or block.default_caption
     for placeholder in ("[trigger]", "[name]"):
         caption = caption.replace(placeholder, block.trigger_word)
@@ -229,7 +235,7 @@ def _refused(entry: dict[str, Any]) -> Iterator[str]:
 
 def _passed_over(entry: dict[str, Any]) -> Iterator[str]:
     for key, usual in PASSED_OVER.items():
-        counts = key != "mask_min_value" or "mask_path" in entry or "alpha_mask" in entry  # its interface writes it
+        counts = key != "mask_min_value" or "mask_path" in entry or "alpha_mask" in entry  # ai-toolkit's UI writes it
         if counts and key in entry and entry[key] and entry[key] != usual:
             yield f"{key} is not followed."
     if entry.get("shuffle_tokens") and entry.get("keep_tokens"):
@@ -253,7 +259,8 @@ def _flag(entry: dict[str, Any], key: str, usual: bool = False) -> bool:
 
 
 def _number(entry: dict[str, Any], key: str, usual: float, low: float, high: float, whole: bool = False) -> float:
-    """Also from a text, for which YAML takes 5e-2."""
+    """Returns the number of a setting. It may be a text, because YAML takes 5e-2 for one. Raises ValueError if it is
+    not a number from `low` to `high`."""
     value = entry.get(key, usual)
     try:
         number = math.nan if isinstance(value, bool) else float(value)

@@ -1,4 +1,4 @@
-"""Datasets in a zip: unpacked once, into a folder named after the zip's content."""
+"""Unpacks datasets from a zip, once, into a folder named after the zip's content."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..naming import name_some
 
 MOST_ENTRIES = 20_000
 MOST_BYTES = 20 * 2**30
-"""Of all files together, unpacked."""
+"""The most bytes that all files together may have, unpacked."""
 WINDOWS = os.name == "nt"
 Entries = dict[str, zipfile.ZipInfo]
-"""Where a file goes, with / between folders → its entry."""
+"""The entry of each file, by the path that it is unpacked to, with / between folders."""
 
 
 def unpack(source: Path, scratch: Path) -> Path:
-    """The folder with a zip's files, under `scratch`; if they all lie in one folder of the zip, that one.
+    """Returns the folder with a zip's files, under `scratch`. If they all lie in one folder of the zip, it is that one.
 
     It is made once and found again as long as the zip has the same content. Raises ValueError as `check` does, or if
     the zip is damaged or does not fit on the disk."""
@@ -41,20 +41,20 @@ def unpack(source: Path, scratch: Path) -> Path:
             sweep(home)
             _check_space(source, home, entries)
             _unpack(file, entries, folder)
-    os.utime(folder)  # it was used: what was not for longest is removed first
+    os.utime(folder)  # it was used now, and what was not used for longest is removed first
     return _innermost(folder)
 
 
 def check(source: Path) -> None:
-    """Raises ValueError, without unpacking, if it is no zip, is encrypted, is too large, holds no files, or has names
-    that lead elsewhere or differ in nothing but case."""
+    """Raises ValueError if `source` is no zip, is encrypted, is too large, holds no files, or has names that lead
+    elsewhere or differ only in case. Unpacks nothing."""
     with _opened(source) as file:
         _entries(source, file)
 
 
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
-    """Turns whatever is wrong with a zip into a ValueError that names it."""
+    """Opens a zip, and turns whatever is wrong with it into a ValueError that names it."""
     try:
         with zipfile.ZipFile(source) as file:
             yield file
@@ -66,7 +66,8 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
-    """The files to unpack. Raises ValueError if there are none, or ones that are not safe to unpack."""
+    """Returns the files to unpack. Raises ValueError if there are none, too many or too large ones, or ones that are
+    not safe to unpack."""
     if len(file.infolist()) > MOST_ENTRIES:
         raise ValueError(f"'{source}' has {len(file.infolist())} entries; at most {MOST_ENTRIES} are unpacked. Unpack "
                          "it yourself, and choose the folder.")
@@ -87,12 +88,12 @@ def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
         raise ValueError(f"'{source}' holds no files. Pack the images and captions into it.")
     if (total := sum(entry.file_size for entry in entries.values())) > MOST_BYTES:
         raise ValueError(f"'{source}' would be {total / 2**30:.0f} GB unpacked; at most {MOST_BYTES / 2**30:.0f} GB "
-                         "are. Unpack it yourself, and choose the folder.")
+                         "are unpacked. Unpack it yourself, and choose the folder.")
     return entries
 
 
 def _is_junk(name: str) -> bool:
-    """What macOS adds, and hidden files."""
+    """Tells whether a file is hidden or was added by macOS."""
     return any(part == "__MACOSX" or re.match(r"\.[^.]", part) for part in name.split("/"))
 
 
@@ -119,7 +120,7 @@ def _digest(source: Path) -> str:
 
 
 def _is_whole(folder: Path, entries: Entries) -> bool:
-    """Whether each file is there in its size: one of them may have been deleted, or a power cut have emptied it."""
+    """Tells whether each file is there in its size. One may have been deleted, or emptied by a power cut."""
     try:
         return all((folder / name).stat().st_size == entry.file_size for name, entry in entries.items())
     except OSError:
@@ -134,7 +135,7 @@ def _check_space(source: Path, home: Path, entries: Entries) -> None:
 
 
 def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
-    """Whole or not at all. zipfile itself gives no more bytes than an entry declares, and checks their checksum."""
+    """Unpacks all files or none. zipfile itself gives no more bytes than an entry declares and checks the checksum."""
     with creating_folder(folder) as temporary:
         for name, entry in entries.items():
             place = temporary / name
@@ -144,7 +145,8 @@ def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
 
 
 def _innermost(folder: Path) -> Path:
-    """Below folders that hold one folder and nothing else; one such as 10_cats says how often its images come."""
+    """Returns the folder below all folders that hold one folder and nothing else. It does not go into one such as
+    10_cats, because that name says how often its images come."""
     inside = list(folder.iterdir())
     while len(inside) == 1 and inside[0].is_dir() and not re.match(r"\d+_", inside[0].name):
         folder, inside = inside[0], list(inside[0].iterdir())

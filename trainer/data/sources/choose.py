@@ -1,4 +1,4 @@
-"""Where a dataset can come from: a folder, a zip of one, a table, or another trainer's dataset configuration."""
+"""Reads a dataset from any source: a folder, a zip of one, a table, or another trainer's dataset configuration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from . import folder as find
 from .folder import Found
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
-"""Of ai-toolkit."""
+"""The suffixes of ai-toolkit's configurations."""
 
 
 def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
-    """The images of a dataset, and sentences about what is passed over or not followed.
+    """Returns the images of a dataset, and sentences about what is passed over or not followed.
 
     `scratch`: where a zip is unpacked. Raises ValueError that says what is wrong and what to do."""
     kind = _kind(source)
@@ -30,7 +30,7 @@ def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
 
 
 def check(source: Path) -> None:
-    """Raises ValueError if there is nothing to read, without unpacking a zip or opening a picture."""
+    """Raises ValueError if a dataset cannot be read. Unpacks no zip and opens no picture."""
     if _kind(source) == ".zip":
         archive.check(source)
     else:
@@ -38,7 +38,8 @@ def check(source: Path) -> None:
 
 
 def _kind(source: Path) -> str:
-    """A file's suffix in lower case, or "" for a folder."""
+    """Returns the suffix of a dataset file in lower case, or "" for a folder. Raises ValueError for any other file, and
+    for a dataset file that is not there."""
     if os.path.isdir(source):
         return ""
     kind, name = source.suffix.lower(), name_some([str(source)])

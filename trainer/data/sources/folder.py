@@ -1,4 +1,4 @@
-"""Which files of a dataset folder are images to train on, how often each comes, and how much it counts."""
+"""Finds which files of a dataset folder are images to train on, how often each comes, and how much it counts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from . import table as metadata
 from .found import Found
 
 WEIGHTS = "weights.json"
-"""A file in a dataset folder or in one of its subfolders, such as {"cat.png": 0.5}."""
+"""The name of a file with the weights of images, such as {"cat.png": 0.5}. It lies in a dataset folder or in one of its
+subfolders."""
 MOST_BYTES = 16 * 2**20
-"""Of such a file."""
+"""The largest weights file that is read, in bytes."""
 
 
 def find(folder: Path) -> tuple[list[Found], list[str]]:
-    """The images of `folder` and of its `N_name` subfolders, by name, and what is to be said about others.
+    """Returns the images of `folder` and of its `N_name` subfolders, by name, and sentences for the report about what
+    is left out or differs.
 
     A `metadata.jsonl` or `metadata.csv` gives captions, also to images in other subfolders that it names. A mask
     picture is no image. Raises ValueError if there are no images, or if a folder, a table or a `weights.json` cannot be
@@ -51,7 +53,10 @@ def find(folder: Path) -> tuple[list[Found], list[str]]:
 
 
 def find_named(path: Path) -> tuple[list[Found], list[str]]:
-    """The images that a table names, by its rows, and what is to be said about others. Raises ValueError as `find`."""
+    """Returns the images that a table names, folder by folder in the order of its rows, and sentences for the report
+    about what is left out or differs.
+
+    Raises ValueError if none is an image, or if a folder, the table or a `weights.json` cannot be read."""
     rows, said = metadata.read(path)
     found = _entries({place: _listed(place, rows) for place in dict.fromkeys(file.parent for file in rows)}, {})
     if not found:
@@ -62,7 +67,7 @@ def find_named(path: Path) -> tuple[list[Found], list[str]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ValueError if it is no folder, or one whose name is not Unicode: it could not be noted anywhere."""
+    """Raises ValueError if there is no such folder, or if its name is not Unicode, which no file could hold."""
     if not os.path.isdir(folder):
         what = "is a file" if os.path.exists(folder) else "does not exist"
         raise ValueError(f"The dataset folder '{name_some([str(folder)])}' {what}. Choose a folder with .png, .jpg or "
@@ -72,7 +77,7 @@ def check_folder(folder: Path) -> None:
 
 
 def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
-    """The picture files of a folder, mask pictures too, by name, and which ones are left out and why.
+    """Returns the picture files of a folder, mask pictures too, by name, and sentences about those that are left out.
 
     Raises ValueError if the folder cannot be read."""
     names = [path.name for path in _listdir(place) if path.suffix.lower() in images.EXTENSIONS]
@@ -94,7 +99,7 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
 
 
 def shared_captions(found: Sequence[Found]) -> list[str]:
-    """A sentence if several images take one text file as their caption."""
+    """Returns a sentence if several images take one text file as their caption."""
     files: dict[Path, list[str]] = {}
     for path, extension in {(f.path, f.caption_extension): None for f in found if f.caption is None}:
         files.setdefault(captions.caption_path(path, extension), []).append(path.name)
@@ -106,7 +111,8 @@ def shared_captions(found: Sequence[Found]) -> list[str]:
 
 
 def _entries(pictures: dict[Path, list[Path]], places: dict[Path, int]) -> list[Found]:
-    """Those of each folder that are no masks, with their weights and the repeats of their folder."""
+    """Returns the pictures of each folder that are no masks, with their weights and the repeats of their folder. Raises
+    ValueError if weights cannot be used."""
     found: list[Found] = []
     problems: list[str] = []
     for place, these in pictures.items():
@@ -122,7 +128,8 @@ def _entries(pictures: dict[Path, list[Path]], places: dict[Path, int]) -> list[
 
 
 def masks_beside(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
-    """As `masks.beside`. Raises ValueError if a mask folder cannot be read."""
+    """Returns the mask pictures of each picture, as `masks.beside` does, but raises ValueError if a mask folder cannot
+    be read."""
     try:
         return masks.beside(pictures)
     except OSError as err:
@@ -131,7 +138,8 @@ def masks_beside(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
 
 
 def _captioned(found: Sequence[Found], rows: dict[Path, str]) -> tuple[list[Found], list[str]]:
-    """With the captions of tables, and how these stand to the text files. A row without a caption counts for none."""
+    """Returns the images with the captions of tables, and sentences about where tables and text files differ. A row
+    without a caption counts as no row."""
     given = [replace(entry, caption=rows.get(entry.path) or None) for entry in found]
     tables = {file.parent for file in rows}
     without = [entry.path.name for entry in given if entry.caption is None and entry.path.parent in tables]
@@ -145,33 +153,34 @@ def _captioned(found: Sequence[Found], rows: dict[Path, str]) -> tuple[list[Foun
         said.append(f"{len(without)} images have no caption in the table, so their text files are read: "
                     f"{name_some(without)}.")
     if others:
-        said.append(f"{len(others)} files that the table names are no images to train on: {name_some(sorted(others))}.")
+        said.append(f"{len(others)} files that the table names are not images to train on: "
+                    f"{name_some(sorted(others))}.")
     return given, said
 
 
 def _differs(image: Path, caption: str) -> bool:
     try:
         text = captions.read(image)
-    except ValueError:  # it is not used
+    except ValueError:  # the file is not used, so it need not be readable
         return False
     return bool(text) and captions.one_line(text) != captions.one_line(caption)
 
 
 def _listed(place: Path, rows: dict[Path, str]) -> list[Path]:
-    """The pictures in `place` that a table names."""
+    """Returns the pictures in `place` that a table names."""
     return [p for p in rows if p.parent == place and p.suffix.lower() in images.EXTENSIONS and _is_unicode(str(p))]
 
 
 def _listdir(place: Path) -> list[Path]:
     try:
-        os.stat(os.path.join(place, "."))  # a folder may give its names, but not its files
+        os.stat(os.path.join(place, "."))  # a folder may list its files but not let them be opened
         return sorted(place.iterdir())
     except OSError as err:
         raise ValueError(f"The folder '{place}' cannot be read ({err.strerror}). Look at its permissions.") from err
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether a name can be written to a file: Python has half characters for what in a name is not UTF-8."""
+    """Tells whether a name can be written to a file. Python has surrogates in place of bytes that are not UTF-8."""
     return not re.search("[\ud800-\udfff]", name)
 
 
@@ -181,7 +190,7 @@ def _what_else(folder: Path) -> str:
 
 
 def _places(folder: Path) -> tuple[dict[Path, int], dict[Path, str]]:
-    """Folders with their repeats, which may be 0, and why others are not read."""
+    """Returns the folders to read with their repeats, which may be 0, and the reasons why others are not read."""
     places, unread = {folder: 1}, {}
     for sub in (p for p in _listdir(folder) if os.path.isdir(p) and not p.name.startswith(".")):
         name = name_some([sub.name])
@@ -195,7 +204,8 @@ def _places(folder: Path) -> tuple[dict[Path, int], dict[Path, str]]:
 
 
 def _read_weights(path: Path, names: list[str]) -> tuple[dict[str, float], list[str]]:
-    """The weights that a file gives to the images beside it, and what is wrong with it. No file: none, nothing."""
+    """Returns the weights that a file gives to the images beside it, and what is wrong with it. Both are empty if there
+    is no file."""
     if not os.path.isfile(path):
         return {}, []
     try:

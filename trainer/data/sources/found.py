@@ -1,4 +1,4 @@
-"""What a source gives: image files that are not opened yet."""
+"""Defines what a source gives: image files that are not opened yet."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from ..pictures.buckets import Buckets
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An image file, not opened yet."""
+    """Describes an image file that is not opened yet."""
 
     path: Path
     num_repeats: int
     weight: float
-    """Factor on its loss."""
+    """The factor on its loss."""
     masks: tuple[Path, ...]
-    """Mask pictures beside it, the one to use first."""
+    """The mask pictures that belong to it, the one to use first."""
     caption: str | None = None
-    """From a table or a configuration. None: it lies beside the image."""
+    """The caption from a table or a configuration. None: it lies beside the image."""
     caption_extension: str = ""
-    """Of the file beside it; empty: .txt, or else .caption."""
+    """The extension of the caption file beside it. Empty: .txt, or else .caption."""
     rules: CaptionRules | None = None
     """What a configuration wants done with its caption. None: what the recipe says."""
     augment: Augment | None = None
-    """None: what the loader says; so with the next two."""
+    """What is done with the picture before it is trained. None: what the loader says."""
     buckets: tuple[Buckets, ...] = ()
+    """The sizes to choose from, one for each resolution. Empty: what the loader says."""
     masked: bool | None = None
+    """Whether its mask is used. None: what the loader says."""
     regularization: bool = False
-    """An image of the class, to be learned beside the others so that it stays as it is."""
+    """Whether it is an image of the class, learned beside the others so that the class stays as it is."""

@@ -1,5 +1,5 @@
-"""Dataset configurations of sd-scripts (kohya-ss/sd-scripts, `--dataset_config`, TOML): the same images, repeats,
-sizes and captions as there."""
+"""Reads dataset configurations of sd-scripts (kohya-ss/sd-scripts, `--dataset_config`, TOML), with the same images,
+repeats, sizes and captions as there."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .folder import Found, name_some
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
-"""Of the files that sd-scripts takes for images."""
+"""The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
 
 
 @dataclass(frozen=True, slots=True)
 class _Subset:
-    """One subset with all that it inherits."""
+    """Holds one subset with all that it inherits."""
 
     home: Path
     """The folder of the TOML file."""
@@ -36,10 +36,11 @@ class _Subset:
 
 
 def read_toml(path: Path) -> tuple[list[Found], list[str]]:
-    """The images of all subsets, and a sentence for everything that is passed over or done in another way than there.
+    """Returns the images of all subsets, and a sentence for everything that is passed over or done in another way than
+    in sd-scripts.
 
-    An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: no TOML, unknown or
-    unusable settings, folders that do not exist or have no images."""
+    An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
+    settings are unknown or unusable, or folders do not exist or have no images."""
     config = _parse(path)
     wrong, found, notes = problems(config), [], []
     for number, dataset in enumerate([] if wrong else config["datasets"], 1):
@@ -91,7 +92,8 @@ def _toml() -> ModuleType:
 
 
 def _buckets(settings: dict[str, Any]) -> tuple[Buckets, ...]:
-    """None if the configuration has no resolution: it was given to sd-scripts in another way."""
+    """Returns the buckets of a dataset. There are none if the configuration has no resolution, which was then given to
+    sd-scripts in another way. Raises ValueError if a size is impossible."""
     if "resolution" not in settings:
         return ()
     given = settings["resolution"]
@@ -128,7 +130,8 @@ def _about_sizes(settings: dict[str, Any]) -> Iterator[str]:
 # The images
 
 def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
-    """Those of one subset, and what there is to say about it. `seen`: which subsets this dataset had before."""
+    """Returns the images of one subset, and sentences about it. `seen`: the folders or metadata files that this dataset
+    had before. Raises ValueError if the subset cannot be read."""
     settings, notes = subset.settings, not_followed(subset.settings)
     source = "metadata_file" if "metadata_file" in settings else "image_dir"
     if source not in settings:
@@ -138,7 +141,7 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
     if settings[source] in seen:
         return [], [f"{source} = '{settings[source]}' was there before in this dataset, so it is left out."]
     seen.add(settings[source])
-    notes += [f"{key} = '{settings[key]}' is looked for beside the TOML file (sd-scripts: where it is started)."
+    notes += [f"{key} = '{settings[key]}' is looked for beside the TOML file (sd-scripts looks where it is started)."
               for key in ("image_dir", "metadata_file", "conditioning_data_dir")
               if key in settings and not Path(settings[key]).is_absolute()]
     if settings.get("keep_tokens_separator") and not _moves(settings):
@@ -149,7 +152,7 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         return [_found(subset, path, caption, "") for path, caption in captions.items()], notes
     files, others = _files(subset, "image_dir")
     if others:
-        notes.append(f"{len(others)} files that sd-scripts takes for no images are left out: {name_some(others)}.")
+        notes.append(f"{len(others)} files that sd-scripts does not take for images are left out: {name_some(others)}.")
     if "caption_extension" not in settings:
         notes.append("caption_extension is not given, so captions are read from .caption, or else from .txt.")
     return [_found(subset, path, *_caption(path, settings)) for path in files], notes
@@ -176,21 +179,22 @@ def _augment(settings: dict[str, Any]) -> Augment | None:
 
 
 def _folder(subset: _Subset, key: str) -> Path:
-    folder = subset.home / subset.settings[key]  # which is the latter if that is absolute
-    if not os.path.isdir(folder):  # unlike Path's, it says False of a name that is too long
+    folder = subset.home / subset.settings[key]  # an absolute path replaces `home`
+    if not os.path.isdir(folder):  # unlike Path's, it returns False for a name that is too long
         what = "is a file" if os.path.exists(folder) else "does not exist"
-        raise ValueError(f"The {key} '{folder}' {what}. Correct it; paths that are not absolute begin at the TOML "
-                         "file.")
+        raise ValueError(f"The {key} '{folder}' {what}. Correct it. A path that is not absolute begins at the folder "
+                         "of the TOML file.")
     return folder
 
 
 def _files(subset: _Subset, key: str) -> tuple[list[Path], list[str]]:
-    """The images of a folder, and which pictures are none to sd-scripts. Raises ValueError if there are no images."""
+    """Returns the images of a folder, and the names of pictures that sd-scripts does not take for images. Raises
+    ValueError if there are no images."""
     folder = _folder(subset, key)
     try:
         files = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=str)
     except OSError as err:
-        raise ValueError(f"The {key} '{folder}' cannot be read ({err.strerror}). Allow it, or take it out.") from err
+        raise ValueError(f"The {key} '{folder}' cannot be read ({err.strerror}). Look at its permissions.") from err
     images = [p for p in files if p.suffix.lower() in EXTENSIONS]
     if not images:
         there = f"it has {name_some([p.name for p in files])}" if files else "it is empty"
@@ -199,32 +203,34 @@ def _files(subset: _Subset, key: str) -> tuple[list[Path], list[str]]:
 
 
 def _caption(image: Path, settings: dict[str, Any]) -> tuple[str | None, str]:
-    """The caption, if it does not lie beside the image, and the extension of the file that does."""
+    """Returns the caption if it does not lie beside the image, and the extension of the caption file beside it."""
     extension = settings.get("caption_extension", "")
     if extension:
         extension = "." + extension.removeprefix(".")
     elif os.path.isfile(image.with_suffix(".caption")):
-        extension = ".caption"  # sd-scripts' own, which comes first there; another is given on its command line
+        extension = ".caption"  # sd-scripts looks for it first, unless its command line names another
     beside = os.path.isfile(image.with_suffix(extension or ".txt"))
     return (None if beside else settings.get("class_tokens")), extension
 
 
 def _masks(subset: _Subset, image: Path) -> tuple[Path, ...]:
-    """The picture of the same name in conditioning_data_dir: sd-scripts' --masked_loss (docs/masked_loss_README.md)."""
+    """Returns the picture of the same name in conditioning_data_dir, as sd-scripts does with --masked_loss
+    (docs/masked_loss_README.md). Raises ValueError if there is none."""
     if "conditioning_data_dir" not in subset.settings:
         return ()
     folder = _folder(subset, "conditioning_data_dir")
     candidates = [folder / f"{image.stem}{e}" for e in (*EXTENSIONS, *(e.upper() for e in EXTENSIONS))]
     if not (masks := tuple(p for p in candidates if os.path.isfile(p))):
-        raise ValueError(f"No mask for {image.name} in the conditioning_data_dir '{folder}'. Add a picture of its "
-                         "name.")
+        raise ValueError(f"No mask for {image.name} in the conditioning_data_dir '{folder}'. Add a picture with the "
+                         "same name.")
     return masks[:1]
 
 
 # Metadata files
 
 def _from_metadata(subset: _Subset) -> dict[Path, str]:
-    """Captions by image: {"cat.png": {"caption": "…", "tags": "…"}, …} as JSON, or lines with `image_path` as JSONL."""
+    """Returns captions by image. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …}, or JSONL with
+    an `image_path` in each line. Raises ValueError if it cannot be read or names images that are not there."""
     path = subset.home / subset.settings["metadata_file"]
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -250,7 +256,7 @@ def _lines(text: str) -> dict[str, Any]:
 
 
 def _joined(entry: dict[str, Any], settings: dict[str, Any]) -> str:
-    """A caption with its tags behind it; with wildcards, behind each of its lines."""
+    """Returns a caption with its tags behind it. With wildcards the tags stand behind each of its lines."""
     caption, tags, glue = entry.get("caption") or "", entry.get("tags") or "", settings.get("caption_separator", ",")
     if not settings.get("enable_wildcard", False):
         return glue.join(part for part in (caption, tags) if part)

@@ -1,4 +1,4 @@
-"""Which settings a dataset configuration of sd-scripts may have, where, and what is wrong with those that it has."""
+"""Says which settings a dataset configuration of sd-scripts may have, where, and what is wrong with those it has."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ FOR_SUBSETS: dict[str, type] = {
     "caption_dropout_every_n_epochs": int, "caption_tag_dropout_rate": float, "color_aug": bool, "flip_aug": bool,
     "random_crop": bool, "face_crop_aug_range": tuple, "token_warmup_min": int, "token_warmup_step": float,
     "cache_info": bool, "custom_attributes": dict, "resize_interpolation": str}
-"""These may stand in [general], [[datasets]] and [[datasets.subsets]]; the innermost counts."""
+"""The settings that may stand in [general], [[datasets]] and [[datasets.subsets]]. The innermost one counts."""
 FOR_DATASETS: dict[str, type] = {
     "resolution": list, "batch_size": int, "enable_bucket": bool, "min_bucket_reso": int, "max_bucket_reso": int,
     "bucket_reso_steps": int, "bucket_no_upscale": bool, "network_multiplier": float, "validation_split": float,
     "validation_seed": int}
-"""These may stand in [general] and [[datasets]]."""
+"""The settings that may stand in [general] and [[datasets]]."""
 IN_SUBSETS: dict[str, type] = {"image_dir": str, "metadata_file": str, "conditioning_data_dir": str, "is_reg": bool,
                                "alpha_mask": bool}
-"""These may stand in [[datasets.subsets]] alone."""
+"""The settings that may stand only in [[datasets.subsets]]."""
 GENERAL, DATASET, SUBSET = "[general]", "[[datasets]]", "[[datasets.subsets]]"
 ALLOWED = {GENERAL: FOR_DATASETS | FOR_SUBSETS, DATASET: FOR_DATASETS | FOR_SUBSETS, SUBSET: FOR_SUBSETS | IN_SUBSETS}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", dict: "a table",
          list: "a whole number or two, such as [768, 512]", tuple: "two numbers"}
 LARGEST = 16384
-"""Edge of a bucket. With larger ones, choosing among them would take minutes, and no model could be trained."""
+"""The longest edge of a bucket in pixels. Choosing among larger ones would take minutes, and no model could be trained
+with them."""
 RANGES = {"keep_tokens": (0, math.inf), "caption_dropout_rate": (0, 1), "caption_tag_dropout_rate": (0, 1),
           "num_repeats": (0, 100_000), "max_bucket_reso": (0, LARGEST)}
 NOT_FOLLOWED = {
@@ -43,12 +44,13 @@ NOT_FOLLOWED = {
     "token_warmup_step": (0, "all tags are trained from the first step"),
     "cache_info": (False, "what is known of pictures is always kept"),
     "custom_attributes": ({}, "nothing reads them")}
-"""Setting → what sd-scripts takes without it, and why another value changes nothing here."""
+"""Settings that do nothing here, each with the value that sd-scripts takes if it is not set, and the reason why another
+value changes nothing."""
 
 
 def problems(config: dict[str, Any]) -> list[str]:
-    """All that is wrong with a configuration's settings, whatever they are worth together. Empty: nothing."""
-    found = [f"'{key}' is none of its parts, which are {GENERAL} and {DATASET}{_hint(key, GENERAL)}."
+    """Returns a sentence for each setting of a configuration that is wrong by itself. Empty: nothing is wrong."""
+    found = [f"'{key}' is not one of its parts, which are {GENERAL} and {DATASET}{_hint(key, GENERAL)}."
              for key in config if key not in ("general", "datasets")]
     datasets = config.get("datasets", [])
     if not _tables(datasets):
@@ -70,7 +72,7 @@ def problems(config: dict[str, Any]) -> list[str]:
 
 
 def not_followed(settings: dict[str, Any]) -> list[str]:
-    """A sentence for each setting that would do something in sd-scripts and does nothing here."""
+    """Returns a sentence for each setting that would do something in sd-scripts and does nothing here."""
     return [f"{key} = {settings[key]!r} is not followed: {why}." for key, (usual, why) in NOT_FOLLOWED.items()
             if settings.get(key, usual) != usual]
 
@@ -103,7 +105,7 @@ def _fits(value: Any, kind: type) -> bool:
 
 
 def _hint(key: str, level: str) -> str:
-    """Where a misplaced key belongs, or the known one that is most like it."""
+    """Returns words that say where a misplaced setting belongs, or which known one is most like it."""
     if places := [place for place, known in ALLOWED.items() if key in known]:
         return f"; it belongs in {places[-1]}"
     close = difflib.get_close_matches(key, [*ALLOWED[level], *("general", "datasets")], 1)

@@ -1,4 +1,4 @@
-"""Captions from a table beside images: Hugging Face's `metadata.jsonl` and `metadata.csv`, or any other one."""
+"""Reads captions from a table beside images: Hugging Face's `metadata.jsonl` and `metadata.csv`, or any other table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ NAMES = ("metadata.jsonl", "metadata.csv")
 
 
 def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
-    """The captions that a folder's table gives to the images in it, and what is to be said about it. No table: none."""
+    """Returns the captions that a folder's table gives to images, and sentences about it. Both are empty if there is no
+    table."""
     there = [folder / name for name in NAMES if os.path.isfile(folder / name)]
     if not there:
         return {}, []
@@ -24,15 +25,16 @@ def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
 
 
 def read(path: Path) -> tuple[dict[Path, str], list[str]]:
-    """Each file that a table names and that is there, with its caption or "", and what is to be said about others.
+    """Returns each file that a table names and that is there, with its caption or "", and a sentence about the others.
 
-    Raises ValueError if the table cannot be read, has no column with captions, leads out of its folder, names one file
-    twice, or names none that is there."""
+    Raises ValueError if the table cannot be read, has no column with captions, leads out of its folder, has rows for
+    one file that differ, or names none that is there."""
     rows = table.read(path)
     column = next((c for c in table.TEXTS if any(c in row for row in rows.values())), None)
     if not column:
         has = sorted({c for row in rows.values() for c in row})
-        raise ValueError(f"'{path}' has no column with captions (only {name_some(has) or 'empty rows'}). Call it text.")
+        raise ValueError(f"'{path}' has no column with captions (only {name_some(has) or 'empty rows'}). Put "
+                         "them in a column called text.")
     folder = path.parent
     if outside := [name for name in rows if _inside(folder, name) is None]:
         raise ValueError(f"'{path}' names files outside its folder: {name_some(outside)}. Move them into it, and name "
@@ -55,19 +57,20 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The path that a name means, absolute or from `folder`; None if it lies elsewhere."""
+    """Returns the path that a name means, which is absolute or begins at `folder`. None: it lies outside `folder`."""
     home, place = os.path.abspath(folder), os.path.abspath(folder / name.strip().replace("\\", "/"))
     inside = os.path.normcase(place).startswith(os.path.normcase(os.path.join(home, "")))
     return folder / os.path.relpath(place, home) if inside else None
 
 
 def _there(folder: Path, name: str) -> Path | None:
-    """The file of that name, also if another system wrote it with backslashes, or é as two characters."""
+    """Returns the file of that name, also if another system wrote it with backslashes, or é as two characters. None: it
+    is not there."""
     exact = folder / name
     if ".." not in exact.parts and not Path(name).is_absolute() and os.path.isfile(exact):
         return exact
     for form in ("NFC", "NFD"):
         file = _inside(folder, unicodedata.normalize(form, name))
-        if file and os.path.isfile(file):  # which, unlike pathlib's, is False for a name that no disk takes
+        if file and os.path.isfile(file):  # unlike pathlib's, it is False for a name that no disk takes
             return file
     return None

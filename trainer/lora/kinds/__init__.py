@@ -1,4 +1,5 @@
-"""The kinds of adapter. Each is one entry, which holds everything that sets it apart, in one of these files."""
+"""Collects the kinds of adapter. Each is one entry in one of these files, and the entry holds everything that sets the
+kind apart."""
 
 from __future__ import annotations
 
@@ -8,4 +9,4 @@ from .kind import NAME, Kind, Layer, Settings
 __all__ = ["KINDS", "NAME", "Kind", "Layer", "Settings"]
 
 KINDS: dict[str, Kind] = {**pair.KINDS, **lycoris.KINDS, **oft.KINDS}
-"""By what a recipe calls them."""
+"""The kinds of adapter, by the names that a recipe uses."""

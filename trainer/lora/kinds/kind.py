@@ -1,4 +1,4 @@
-"""What a kind of adapter is: everything in which one differs from the next.
+"""Defines what a kind of adapter is: everything in which one differs from the next.
 
 Shapes: I input width, O output width, R rank.
 """
@@ -12,16 +12,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 NAME = "default"
-"""What PEFT calls the one adapter of a view."""
+"""The name that PEFT has for the one adapter of a view."""
 Layer = dict[str, Tensor]
 """A layer's tensors by the end of their names: `lora_A.weight` (R, I), `lora_B.weight` (O, R), `alpha` and so on."""
 
 Restored = tuple[str, str, Tensor]
-"""The name of a tensor in a file, that of the parameter it belongs to, and the parameter's value."""
+"""The name of a tensor in a file, the name of the parameter that it belongs to, and the parameter's value."""
 
 
 class Settings(Protocol):
-    """What an adapter asks of a recipe. The recipe says what they mean."""
+    """Lists the settings of a recipe that a kind of adapter reads. The recipe says what they mean."""
 
     @property
     def rank(self) -> int: ...
@@ -37,64 +37,67 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A kind of adapter. A *layer* is one of PEFT's layers in a view, `Layer` are its tensors in a file."""
+    """Describes a kind of adapter. A *layer* is one of PEFT's layers in a view, a `Layer` holds its tensors in a file.
+    """
 
     # In a recipe
 
     uses: frozenset[str] = frozenset()
-    """Settings of a recipe that mean something for it, of those that do not for every kind."""
+    """The settings of a recipe that have a meaning for this kind, but not for every kind."""
     inits: tuple[str, ...] = ("kaiming",)
     least_rank: int = 1
     scale: Callable[[float, int], float] = lambda alpha, rank: alpha / rank
-    """(alpha, R) → the factor on its change."""
+    """(alpha, R) → the factor by which the adapter's change is multiplied."""
     rank_problem: Callable[[int, int], str] = lambda rank, outputs: ""
     """(R, O) → why a layer of that width cannot have that rank; empty if it can."""
 
     # In a view
 
     config: Callable[[Settings, dict[str, Any], dict[str, Any]], Any]
-    """PEFT's config. The second argument is what all of PEFT's kinds take, the third what those with ranks take."""
+    """(settings, common, ranked) → PEFT's config. All of PEFT's kinds take the arguments in `common`; only kinds with
+    ranks take those in `ranked`."""
     finish: Callable[[Any, Settings, int, float], None]
-    """(layer, settings, R, scale): does what PEFT leaves to us."""
+    """(layer, settings, R, scale): does to a new layer what PEFT does not do."""
     forward: Callable[[Any, Tensor], Tensor] | None = None
-    """(layer, x): how it runs while nothing of it is dropped. None: as PEFT runs it."""
+    """(layer, x) → the layer's output, for layers without dropout. None: PEFT's own forward is used."""
     reads_weights: bool = False
-    """Whether it computes with the model's own weights."""
+    """Whether the adapter computes with the model's own weights."""
 
     # In a file
 
     stored_as: str
-    """What its files are called: an rsLoRA is a LoRA with a larger alpha."""
+    """The name of the kind in a file. An rsLoRA is a LoRA there, with a larger alpha."""
     tensors: tuple[tuple[str, ...], ...]
-    """Sets of tensors of which a layer must have one."""
+    """The sets of tensors that a layer can consist of. It must have exactly one of them."""
     more: tuple[str, ...] = ()
-    """Tensors that may be there as well."""
+    """The tensors that a layer may have as well."""
     marks: tuple[str, ...] = ()
-    """How the names of tensors begin that no other kind has. Empty: it is what has no mark."""
+    """The beginnings of the names of tensors that only this kind has. Empty: a layer without any mark is of this kind.
+    """
     products: tuple[tuple[str, str], ...] = ()
-    """Matrices that are multiplied: the rows of one are the columns of the other."""
+    """Pairs of matrices that are multiplied: the first has as many rows as the second has columns."""
     has_alpha: Callable[[Mapping[str, Tensor]], bool] = lambda layer: True
-    """Whether ComfyUI looks at its alpha."""
+    """Whether ComfyUI looks at the alpha of a layer."""
     problem: Callable[[str, Layer], str] = lambda module, layer: ""
-    """(the layer's name, its tensors) → why a file with it cannot be taken, a sentence; empty if it can."""
+    """(the layer's name, its tensors) → a sentence that says why a file with it cannot be used; empty if it can."""
     rank: Callable[[Layer], int]
     widths: Callable[[Layer], tuple[int | None, int]]
     """(I, O) of the Linear that a layer is for. I is None where the layer does not tell."""
     export: Callable[[Any], Layer]
     """(layer) → its tensors by ComfyUI's names, not copied."""
     restore: Callable[[Any, Layer], Iterator[Restored]]
-    """(layer, tensors of a file) → the values of the layer's own parameters. Each is in place before the next is asked
-    for."""
-    shaped_by: str = "the recipe as it was then"
-    """What a recipe must have in common with that of a file for the shapes to be the same."""
+    """(layer, tensors of a file) → the values of the layer's own parameters, one after the other. The caller puts each
+    into place before it asks for the next."""
+    shaped_by: str = "the recipe that it was trained with"
+    """What must be as it was when a file was trained, so that the shapes are the same."""
     formats: tuple[str, ...] = ("ComfyUI", "kohya")
-    """Those that can hold it."""
+    """The file formats that can hold this kind."""
     lycoris: Mapping[str, str] = field(default_factory=dict)
     """The arguments with which LyCORIS trains it, as sd-scripts notes them. Empty: sd-scripts trains it itself."""
     not_merged: str = ""
-    """Why several of them do not add up to one. Empty: they do."""
+    """The reason why adapters of this kind cannot be added up to one adapter. Empty: they can."""
 
 
 def restore(layer: Any, tensors: Layer) -> Iterator[Restored]:
-    """For kinds whose files hold their parameters as they are."""
+    """Yields the tensors of a file unchanged, for kinds whose files hold their parameters as they are."""
     yield from ((name, name.removesuffix(".weight"), value) for name, value in tensors.items() if name != "alpha")

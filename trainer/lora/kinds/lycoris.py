@@ -1,4 +1,4 @@
-"""LoHa and LoKr: changes made of Hadamard and Kronecker products.
+"""Defines LoHa and LoKr, whose changes are made of Hadamard and Kronecker products.
 
 Shapes: I input width, O output width, R rank.
 """
@@ -47,13 +47,13 @@ def _export_lokr(layer: Any) -> Layer:
 
 
 def _lokr_has_alpha(layer: Mapping[str, Tensor]) -> bool:
-    """ComfyUI looks at none if both factors are whole."""
+    """Returns whether ComfyUI looks at the alpha of a layer. It does not if both factors are whole."""
     return not {"lokr_w1", "lokr_w2"} <= {*layer}
 
 
 def _lokr_rank(layer: Layer) -> int:
-    """A layer of two whole factors has none. It is given the longer side of the second, from half of which on PEFT
-    keeps it whole."""
+    """Returns the rank of a layer. A layer of two whole factors has none and gets the longer side of the second: from
+    half of that rank on PEFT keeps the factor whole."""
     ranks = [len(layer[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in layer]
     return ranks[0] if ranks else max(layer["lokr_w2"].shape)
 
@@ -64,7 +64,7 @@ def _lokr_widths(layer: Layer) -> tuple[int, int]:
 
 
 def _factor(layer: Layer, name: str) -> tuple[int, int]:
-    """Rows and columns of a factor, which may be a product itself."""
+    """Returns the rows and columns of a factor, which may be a product itself."""
     if name in layer:
         return layer[name].shape[0], layer[name].shape[1]
     return layer[f"{name}_a"].shape[0], layer[f"{name}_b"].shape[1]
@@ -86,6 +86,6 @@ KINDS = {
                       for two in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))),
         marks=("lokr_w",), products=(("lokr_w1_b", "lokr_w1_a"), ("lokr_w2_b", "lokr_w2_a")),
         has_alpha=_lokr_has_alpha, rank=_lokr_rank, widths=_lokr_widths, export=_export_lokr, restore=restore,
-        shaped_by="lokr_factor and rank as they were then",
+        shaped_by="the lokr_factor and rank that it was trained with",
         lycoris={"algo": "lokr"}, not_merged=NO_PRODUCT),
 }

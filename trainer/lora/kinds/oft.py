@@ -1,4 +1,4 @@
-"""OFT: a rotation of a layer's outputs.
+"""Defines OFT, which rotates a layer's outputs.
 
 Shapes: O output width, b edge of a rotated block.
 """
@@ -22,7 +22,8 @@ def _oft_config(settings: Settings, common: dict[str, Any], ranked: dict[str, An
 
 
 def _turn_outputs(layer: Any, settings: Settings, rank: int, scale: float) -> None:
-    """Puts PEFT's rotation, which it made for the inputs, on the outputs. It turns nothing at the start."""
+    """Replaces PEFT's rotation, which is for the layer's inputs, by one for its outputs. At the start it turns nothing.
+    """
     base: FrozenLinear = layer.base_layer
     made = type(layer.oft_R[NAME])(base.out_features // rank, rank * (rank - 1) // 2, rank, base.out_features,
                                    use_cayley_neumann=False)
@@ -31,7 +32,7 @@ def _turn_outputs(layer: Any, settings: Settings, rank: int, scale: float) -> No
 
 
 def _rotated(layer: Any, x: Tensor) -> Tensor:
-    """RWx + b = R(Wx + b) + (b − Rb): this way R = 1 changes no bit. Solved in fp32 at least."""
+    """Returns RWx + b, computed as R(Wx + b) + (b − Rb) so that R = 1 changes no bit. R is solved in fp32 at least."""
     rotation, (y, bias) = layer.oft_R[NAME], layer.base_layer.with_bias(x)
     weight = rotation.weight.to(torch.promote_types(rotation.weight.dtype, torch.float32))
     turned = functional_call(rotation, {"weight": weight}, (y.to(weight.dtype),))
@@ -54,7 +55,8 @@ def _constrained(module: str, layer: Layer) -> str:
 
 
 def _export_oft(layer: Any) -> Layer:
-    """ComfyUI turns by (I + Q)(I − Q)⁻¹ with Q = blocks − blocksᵀ, PEFT by (I − S)(I + S)⁻¹: Q = −S. (O/b, b, b)."""
+    """Returns the blocks (O/b, b, b) that ComfyUI reads. ComfyUI turns by (I + Q)(I − Q)⁻¹ with Q = blocks − blocksᵀ,
+    PEFT by (I − S)(I + S)⁻¹, so Q = −S."""
     rotation = layer.oft_R[NAME]
     vector, edge = rotation.weight.float(), rotation.block_size
     blocks = vector.new_zeros(len(vector), edge, edge)

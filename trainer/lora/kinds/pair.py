@@ -1,4 +1,4 @@
-"""LoRA, rsLoRA and DoRA: a pair of matrices A and B.
+"""Defines LoRA, rsLoRA and DoRA, which are pairs of matrices A and B.
 
 Shapes: I input width, O output width, R rank.
 """
@@ -19,7 +19,8 @@ from .kind import NAME, Kind, Layer, Restored, Settings, restore
 
 PAIR = ("lora_A.weight", "lora_B.weight")
 SCALES = ("dora_scale", "lora_magnitude_vector")
-"""DoRA: what ComfyUI divides by ‖W‖, (O, 1), and PEFT's magnitudes, divided by ‖W + ΔW‖, (O,)."""
+"""The scales of a DoRA: ComfyUI's (O, 1), which it divides by ‖W‖, and PEFT's magnitudes (O,), which it divides by
+‖W + ΔW‖."""
 
 
 def _lora_config(settings: Settings, common: dict[str, Any], ranked: dict[str, Any], use_dora: bool = False) -> Any:
@@ -48,7 +49,7 @@ def _finish(layer: Any, settings: Settings, rank: int, scale: float) -> None:
 
 
 class _RankDropout:
-    """A forward hook on A: drops ranks, for each image its own, and scales up the rest."""
+    """A forward hook on A. It drops ranks, different ones for each image, and scales up the rest."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -62,8 +63,8 @@ class _RankDropout:
 
 
 def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
-    """A and B of the change. PiSSA (Meng et al. 2024, arXiv:2404.02948) takes its start out of W; a frozen W keeps it,
-    so it is taken off here, ΔW = s (BA − B₀A₀), which has rank 2R."""
+    """Returns A and B of the change. PiSSA (Meng et al. 2024, arXiv:2404.02948) takes its start out of W. Here W is
+    frozen and keeps it, so the start is taken off the change: ΔW = s (BA − B₀A₀), which has rank 2R."""
     a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     if hasattr(layer, "start_A"):
         a, b = torch.cat((a, layer.start_A)), torch.cat((b, -layer.start_B), dim=1)
@@ -71,7 +72,7 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fused(layer: Any, x: Tensor) -> Tensor:
-    """What PEFT's LoRA layer computes, in fewer passes over memory."""
+    """Computes what PEFT's LoRA layer computes, in fewer passes over memory."""
     return layer.base_layer.with_lora(x, *_matrices(layer), layer.scaling[NAME])
 
 
@@ -81,8 +82,8 @@ def _export(layer: Any) -> Layer:
 
 
 def _export_dora(layer: Any) -> Layer:
-    """PEFT multiplies by m / ‖W + ΔW‖, ComfyUI by dora_scale / ‖W‖, so dora_scale = m ‖W‖ / ‖W + ΔW‖ (O, 1). The
-    magnitude m (O,) itself is for programs that compute as PEFT does."""
+    """Returns the tensors of a DoRA. PEFT multiplies by m / ‖W + ΔW‖, ComfyUI by dora_scale / ‖W‖, so dora_scale =
+    m ‖W‖ / ‖W + ΔW‖ (O, 1). The magnitude m (O,) itself is for programs that compute as PEFT does."""
     magnitude = layer.lora_magnitude_vector[NAME].weight.float()
     before, after = _norms(layer)
     return _export(layer) | {"dora_scale": (magnitude * before / after)[:, None],
@@ -90,7 +91,8 @@ def _export_dora(layer: Any) -> Layer:
 
 
 def _restore_dora(layer: Any, tensors: Layer) -> Iterator[Restored]:
-    """A file with `dora_scale` alone gives the magnitudes once A and B are in place."""
+    """Yields the values of a DoRA's parameters. If a file has `dora_scale` but no magnitudes, they are computed from it
+    once A and B are in place."""
     yield from restore(layer, {name: value for name, value in tensors.items() if name != "dora_scale"})
     if "dora_scale" in tensors and "lora_magnitude_vector" not in tensors:
         before, after = _norms(layer)
@@ -98,7 +100,7 @@ def _restore_dora(layer: Any, tensors: Layer) -> Iterator[Restored]:
 
 
 def _norms(layer: Any) -> tuple[Tensor, Tensor]:
-    """‖W‖ and ‖W + ΔW‖ of each output, (O,)."""
+    """Returns ‖W‖ and ‖W + ΔW‖ of each output, (O,)."""
     with real_weights(layer.base_layer):
         weight = layer.base_layer.weight.float()
     delta = layer.lora_B[NAME].weight.float() @ layer.lora_A[NAME].weight.float() * layer.scaling[NAME]

@@ -202,7 +202,7 @@ def test_an_unreadable_mask_is_refused(folder):
 
 def test_a_mask_that_leaves_out_everything_is_refused(folder):
     picture(folder / "cat_mask.png", color="black")
-    assert "cat_mask.png is black in all that is trained of cat.png" in refusal(folder)
+    assert "cat_mask.png is black in the whole part of cat.png that is trained" in refusal(folder)
     assert "Make some of it white, or set masks to 'ignore'" in refusal(folder)
 
 
@@ -215,7 +215,7 @@ def test_a_mask_that_shows_only_what_is_cut_off_is_refused(folder):
 
 def test_an_image_that_is_wholly_transparent_is_refused(folder):
     picture(folder / "cat.png", color=(255, 0, 0, 0))
-    assert "cat.png is transparent in all that is trained" in refusal(folder)
+    assert "cat.png is transparent in the whole part of cat.png that is trained" in refusal(folder)
     assert "Make some of it opaque" in refusal(folder)
     assert len(read(folder, masks="ignore").items) == 1
 

@@ -190,7 +190,7 @@ def test_what_cannot_be_meant_is_refused(home, entry, told):
 @pytest.mark.parametrize(("text", "told"), [
     ("", "has no datasets"), ("job: x", "has no datasets"), ("datasets: []", "has no datasets"),
     ("3", "has no datasets"),
-    ("datasets: [cats]", "a dataset must be settings, folder_path: cats, got 'cats'"),
+    ("datasets: [cats]", "a dataset must have settings such as folder_path: cats, got 'cats'"),
     ("a: [", "cannot be read as YAML"), ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
     ("a: 1\n---\nb: 2", "cannot be read as YAML"), ("2001-99-99", "cannot be read as YAML"),
     ("[" * 5000, "nested too deep"), ("&a [*a]", "its aliases stand for more than 100000 values"),

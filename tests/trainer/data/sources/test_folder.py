@@ -104,7 +104,7 @@ def test_a_table_gives_captions(folder):
         "1 images have another caption in their text file than in the table; the table's are used: a.png. Take the "
         "table away to use the text files.",
         "1 images have no caption in the table, so their text files are read: c.png.",
-        "1 files that the table names are no images to train on: g.png."]
+        "1 files that the table names are not images to train on: g.png."]
 
 
 @pytest.mark.parametrize(("header", "caption"), [
@@ -145,7 +145,8 @@ def test_case_does_not_matter_in_an_absolute_name_where_the_system_says_so(folde
     ("file_name,text\n/etc/passwd,x\n", "names files outside its folder: /etc/passwd"),
     ("file_name,text\nsub/../../b.png,x\n", "names files outside its folder"),
     ("file_name,text\n..\\b.png,x\n", "names files outside its folder"),
-    ("file_name,tags\na.png,x\n", "has no column with captions (only file_name, tags). Call it text."),
+    ("file_name,tags\na.png,x\n",
+     "has no column with captions (only file_name, tags). Put them in a column called text."),
     ("file_name,text\nb.png,x\n", "None of the 1 files that"),
     ("file_name,text\na.png,x\n./a.png,y\n", "has several rows for a.png that differ"),
     ("name,text\na.png,x\n", "metadata.csv: no column is called file_name"),
