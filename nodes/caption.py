@@ -90,7 +90,6 @@ class Captioner(io.ComfyNode):
         return io.NodeOutput(done.dataset, report, ui={"text": (report,)})
 
 
-
 def _engines() -> list[io.DynamicCombo.Option]:
     folder = io.String.Input("folder", default="", tooltip=(
         "The model's folder on this machine, with config.json, .safetensors and tokenizer files. Nothing is "

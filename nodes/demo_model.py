@@ -24,7 +24,8 @@ class DemoModel(io.ComfyNode):
                         "names, such as 'red apple'.",
             search_aliases=["tiny flux", "example model"],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The transformer. Use cfg 1 and 24 steps."),
+                io.Model.Output("model", display_name="model", tooltip=(
+                    "The transformer. Use 24 steps, and cfg 3 without a LoRA or cfg 1 with one.")),
                 io.Clip.Output("clip", display_name="clip", tooltip="Its text encoders."),
                 io.Vae.Output("vae", display_name="vae", tooltip="Its VAE."),
             ],

@@ -20,7 +20,8 @@ from .journal import Journal
 log = logging.getLogger(__name__)
 
 Scope = Literal["all", "missing only", "append"]
-NAMED = 20
+MOST_NAMED = 20
+"""The most images whose problem an error names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +105,7 @@ def _words(items: list[Item], plan: Plan, engine: Engine | None, scratch: Path,
                     journal.note(item.digest, said[item.digest])
             yield item, said.get(item.digest)
     if items and len(problems) == len(items):
-        raise RuntimeError(f"{engine.name} failed on all {len(items)} images:\n" + "\n".join(problems[:NAMED]))
+        raise RuntimeError(f"{engine.name} failed on all {len(items)} images:\n" + "\n".join(problems[:MOST_NAMED]))
     if not problems:
         journal.remove()
 

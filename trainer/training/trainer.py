@@ -228,4 +228,3 @@ class Trainer:
         """Returns the LoRA as it is now, for ComfyUI's loader, as a copy on the CPU."""
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
-

@@ -20,7 +20,8 @@ from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
-from .folder import Found, check_folder, list_pictures, masks_beside, shared_captions
+from .folder import check_folder, list_pictures, masks_beside, shared_captions
+from .found import Found
 
 MOST_BYTES = 2**20
 MOST_NODES = 100_000

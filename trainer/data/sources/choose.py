@@ -9,7 +9,7 @@ from ..captions import table
 from ..naming import name_some
 from . import ai_toolkit, archive, sd_scripts
 from . import folder as find
-from .folder import Found
+from .found import Found
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 """The suffixes of ai-toolkit's configurations."""

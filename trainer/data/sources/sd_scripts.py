@@ -14,9 +14,10 @@ from typing import Any
 
 from ...disk.packages import require
 from ..captions.rules import CaptionRules
+from ..naming import name_some
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
-from .folder import Found, name_some
+from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")

@@ -87,7 +87,7 @@ def _export_dora(layer: Any) -> Layer:
     magnitude = layer.lora_magnitude_vector[NAME].weight.float()
     before, after = _norms(layer)
     return _export(layer) | {"dora_scale": (magnitude * before / after)[:, None],
-                                  "lora_magnitude_vector": magnitude}
+                             "lora_magnitude_vector": magnitude}
 
 
 def _restore_dora(layer: Any, tensors: Layer) -> Iterator[Restored]:
