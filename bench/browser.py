@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from comfyui import Server
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 SETTINGS = {
@@ -19,27 +19,35 @@ SETTINGS = {
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """The browser of this machine. Raises FileNotFoundError if there is none."""
+def browser() -> Iterator[BrowserContext]:
+    """This machine's browser. It can reach this machine alone, and its tabs share what they have loaded.
+
+    Raises FileNotFoundError if there is none."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         raise FileNotFoundError(f"No browser was found ({', '.join(NAMES)}). Install Chromium.")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield running
+        # Not by a route of Playwright's: with one, a browser keeps nothing that it has loaded.
+        running = playwright.chromium.launch(executable_path=path, args=[
+            "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"])
+        yield running.new_context()
         running.close()
 
 
-def new_tab(running: Browser, server: Server, width: int, height: int, settings: dict[str, Any]) -> Page:
-    """A tab that can reach this machine alone; `settings` are ComfyUI's, beside those that keep its greetings away."""
-    for name, value in {**SETTINGS, **settings}.items():
-        server.post("/settings", {name: value})
-    tab = running.new_page(viewport={"width": width, "height": height})
+def new_tab(running: BrowserContext, server: Server, width: int, height: int) -> Page:
+    """A tab of that size."""
+    tab = running.new_page()
+    tab.set_viewport_size({"width": width, "height": height})
     tab.set_default_timeout(120_000)  # this machine may be busy
-    tab.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
     if server.user:
         tab.add_init_script(f"localStorage['Comfy.userId'] = {json.dumps(server.user)}")
     return tab
+
+
+def change_settings(server: Server, settings: dict[str, Any]) -> None:
+    """ComfyUI's settings, beside those that keep its greetings away. A tab that is opened then has them."""
+    for name, value in {**SETTINGS, **settings}.items():
+        server.post("/settings", {name: value})
 
 
 def open_comfyui(tab: Page, server: Server) -> None:

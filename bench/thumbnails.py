@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from browser import browser, new_tab, open_comfyui
+from browser import browser, change_settings, new_tab, open_comfyui
 from comfyui import Server
 from PIL import Image
 from playwright.sync_api import Page
@@ -47,7 +47,8 @@ def main() -> None:
             path = Path(folder, "models", f"{name}.safetensors")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        page = new_tab(running, server, 1720, 1120, SETTINGS)
+        change_settings(server, SETTINGS)
+        page = new_tab(running, server, 1720, 1120)
         open_comfyui(page, server)
         for path in sorted(FOLDER.glob("*.json")):
             workflow = json.loads(path.read_text(encoding="utf-8"))

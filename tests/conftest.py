@@ -35,7 +35,7 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 args.cpu = True  # before anything asks for a device
 
-LONGEST = ("test_demo", "test_chaos", "test_crash", "web/test_nodes", "web/test_jobs")
+LONGEST = ("test_demo", "test_chaos", "test_crash", "web/", "test_resume")
 """Files that take longest. They run first, so that no process is left alone with one of them at the end."""
 
 

@@ -51,13 +51,13 @@ def undisturbed(server):
 
 
 def test_a_killed_server_goes_on_from_the_last_state(own_server, wait_for):
-    straight = training(seed=50, steps=40, batch_size=4)
+    straight = training(seed=50, steps=24, batch_size=4)
     own_server.run(straight)
     expected = own_server.get(f"/livelora/jobs/{newest_job(own_server)}")["losses"]
 
-    graph = with_save(training(seed=50, steps=40, batch_size=4, save_every=5), "survivor")
+    graph = with_save(training(seed=50, steps=24, batch_size=4, save_every=4), "survivor")
     job = begin(own_server, graph)
-    wait_for(own_server, job, lambda facts: facts["step"] >= 12)
+    wait_for(own_server, job, lambda facts: facts["step"] >= 10)
     own_server.stop(signal.SIGKILL)
     assert list((job_folder(own_server, job) / "state").glob("step_0000*"))
 
@@ -72,19 +72,19 @@ def test_a_killed_server_goes_on_from_the_last_state(own_server, wait_for):
 
 
 def test_a_server_that_is_told_to_end_saves_first(own_server, undisturbed, wait_for):
-    recipe = {"seed": 51, "steps": 40, "batch_size": 4, "lr_scheduler": "constant"}
+    recipe = {"seed": 51, "steps": 24, "batch_size": 4, "lr_scheduler": "constant"}
     expected = undisturbed(**recipe)
     job = begin(own_server, training(**recipe, mode="background"))
     wait_for(own_server, job, lambda facts: facts["step"] >= 5)
     seconds = end(own_server)
     [state] = (job_folder(own_server, job) / "state").iterdir()
     step = int(state.name.removeprefix("step_"))
-    assert 5 <= step < 40
+    assert 5 <= step < 24
 
     own_server.start()
     facts = own_server.get(f"/livelora/jobs/{job}")
     assert (facts["state"], facts["step"]) == ("paused", step)
-    assert facts["message"] == f"ComfyUI was closed at step {step} of 40. Resume to go on."
+    assert facts["message"] == f"ComfyUI was closed at step {step} of 24. Resume to go on."
     facts = resume(own_server, job, wait_for)
     assert facts["state"] == "done" and facts["losses"] == expected
     assert f"LoRA training {job}: training Going on from step {step}." in own_server.log()
@@ -98,7 +98,7 @@ def longest_step(server: Server, job: str) -> float:
 
 def test_a_server_that_is_told_to_end_while_a_prompt_waits_for_its_job(own_server, undisturbed, wait_for):
     """The prompt ends with the server: nothing of a job half done comes out of it."""
-    recipe = {"seed": 52, "steps": 30, "batch_size": 4}
+    recipe = {"seed": 52, "steps": 20, "batch_size": 4}
     expected = undisturbed(**recipe)
     job = begin(own_server, with_save(training(**recipe), "half_done"))
     wait_for(own_server, job, lambda facts: facts["step"] >= 4)

@@ -28,18 +28,18 @@ def newest_job_or_none(server, known):
 
 
 def test_interrupting_the_prompt_stops_the_job_after_the_step_and_queueing_again_goes_on(server, wait_for):
-    undisturbed = training(seed=30, steps=40, batch_size=4)
+    undisturbed = training(seed=30, steps=24, batch_size=4)
     server.run(undisturbed)
     expected = server.get(f"/livelora/jobs/{newest_job(server)}")["losses"]
 
-    graph = with_save(training(seed=30, steps=40, batch_size=4, save_every=7), "gone_on")
+    graph = with_save(training(seed=30, steps=24, batch_size=4, save_every=7), "gone_on")
     prompt, job = begin(server, graph, wait_for, step=10)
     server.post("/interrupt", {})
     with pytest.raises(Failed, match="interrupted"):
         server.result(prompt)
     stopped = server.get(f"/livelora/jobs/{job}")
-    assert stopped["state"] == "stopped" and 10 <= stopped["step"] < 40
-    assert f"Stopped at step {stopped['step']} of 40. Queue again to go on." == stopped["message"]
+    assert stopped["state"] == "stopped" and 10 <= stopped["step"] < 24
+    assert f"Stopped at step {stopped['step']} of 24. Queue again to go on." == stopped["message"]
     assert (server.base / "user" / "default" / "livelora" / "jobs" / job / "lora.safetensors").exists()
 
     outputs = server.run(graph)
@@ -66,7 +66,7 @@ def test_a_prompt_after_an_interruption_runs(server, draw, wait_for):
 
 
 def test_interrupting_another_prompt_leaves_a_background_job_alone(server, wait_for):
-    server.run(training(seed=33, steps=60, batch_size=4, mode="background"))
+    server.run(training(seed=33, steps=20, batch_size=4, mode="background"))
     job = newest_job(server)
     wait_for(server, job, lambda facts: facts["step"] >= 2)
     for _ in range(3):

@@ -90,6 +90,7 @@ class Clients:
         facts = answer.json
         if answer.status != 200 or facts["state"] not in STATES or facts["step"] > facts["steps"]:
             self.problems.append(f"GET: {answer.status} {answer.body[:300]}")
+        time.sleep(0.02)  # the training needs the processor too
 
     def run(self) -> None:
         """Twenty seconds of it, and until all that is needed was done; with a look at the disk now and then."""

@@ -7,6 +7,7 @@ arguments."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "torchvision", "torchaudio", "torchsde", "transformers", "transformers.models.auto.modeling_auto",
-             "safetensors.torch", "scipy.stats", "einops", "kornia", "spandrel", "av", "PIL.Image", "aiohttp.web",
-             "alembic.command", "sqlalchemy", "pydantic", "peft", "diffusers", "bitsandbytes", "comfy_kitchen")
+             "transformers.models.clip.tokenization_clip", "transformers.models.llama.tokenization_llama",
+             "transformers.models.qwen2.tokenization_qwen2", "transformers.models.t5.tokenization_t5",
+             "safetensors.torch", "scipy.stats", "scipy.signal", "einops", "kornia", "spandrel", "av", "PIL.Image",
+             "aiohttp.web", "alembic.command", "sqlalchemy.orm", "sqlalchemy.dialects.sqlite", "pydantic.main",
+             "pydantic_settings", "peft", "diffusers", "bitsandbytes", "comfy_kitchen")
 """Those that ComfyUI and LiveLoRA import; what is not there is left out."""
 
 
@@ -87,6 +91,7 @@ def serve() -> None:
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             __import__(name)
+    gc.freeze()  # a fork that collects garbage would copy every page of it
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)

@@ -4,6 +4,7 @@ Loading PyTorch, ComfyUI and a model takes much longer than such a training. So 
 each job that it reads from its input, a line of JSON each. A job's process prints each of its steps to a file; its
 number is answered when it begins, its exit status when it has ended."""
 
+import gc
 import json
 import os
 import sys
@@ -30,7 +31,7 @@ from tiny_flux import load_flux, random_flux, random_vae  # noqa: E402
 
 def train(host: ComfyHost, home: str, images: str, dtype: str, recipe: dict) -> None:
     host.dtype = getattr(torch, dtype)
-    job = Book(Path(home), Lease()).submit(Task.of(host, TrainConfig(**recipe), read(Path(images))))
+    job = Book(Path(home), Lease()).submit(Task.of(host, TrainConfig(**recipe), read(Path(images), resolution=32)))
     job.listeners.append(lambda job, event, _: print(event, job.state, job.history.step, flush=True))
     job.ended.wait()
     print("ended", job.state, job.message, flush=True)
@@ -38,8 +39,9 @@ def train(host: ComfyHost, home: str, images: str, dtype: str, recipe: dict) -> 
 
 def main() -> None:
     load_all(packages_for(TrainConfig(steps=1, rank=1, ema_decay=0.9)))
-    host = ComfyHost(load_flux(random_flux()), make_clip(), random_vae())
+    host = ComfyHost(load_flux(random_flux(hidden_size=128, num_heads=1)), make_clip(), random_vae())
     answers = os.fdopen(os.dup(1), "w")
+    gc.freeze()  # a fork that collects garbage would copy every page of it
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)

@@ -28,25 +28,52 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=[False, True], ids=["canvas", "nodes 2.0"])
-def open_page(request, browser, server):
-    """Opens ComfyUI in one tab or more, with nodes drawn on the canvas or as page elements; errors are collected."""
-    tabs = []
+@pytest.fixture(scope="session", params=[False, True], ids=["canvas", "nodes 2.0"])
+def rendering(request):
+    """Whether nodes are page elements, or drawn on the canvas; and the tab that stays open for all tests of that kind,
+    as loading ComfyUI's page takes longer than most of them."""
+    kept: list[Page] = []
+    yield request.param, kept
+    for tab in kept:
+        tab.close()
 
-    def open_page(server: Server = server) -> Page:
-        tab = on_this_machine.new_tab(browser, server, 1500, 1100, {
-            "Comfy.VueNodes.Enabled": request.param, "Comfy.Validation.Workflows": True})
-        tabs.append(tab)
-        tab.problems = []
-        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-        tab.on("console", lambda message: tab.problems.append(message.text) if "livelora" in message.text.lower()
-               and message.type == "error" else None)
-        on_this_machine.open_comfyui(tab, server)
+
+@pytest.fixture
+def open_page(request, browser, server, rendering):
+    """Opens ComfyUI in one tab or more; errors are collected.
+
+    The first is that of the test before, with nothing on its canvas, unless that test failed."""
+    (elements, kept), failures, opened = rendering, request.session.testsfailed, []
+
+    def open_page(asked: Server = server) -> Page:
+        on_this_machine.change_settings(asked, {"Comfy.VueNodes.Enabled": elements,
+                                                "Comfy.Validation.Workflows": True})
+        if asked is server and not opened and kept:
+            tab = kept.pop()
+            tab.problems.clear()
+            tab.evaluate("app.graph.clear(); app.extensionManager.toast.removeAll();")
+            tab.wait_for_function("!document.querySelector('.p-toast-detail, [role=dialog]')")
+        else:
+            tab = on_this_machine.new_tab(browser, asked, 1500, 1100)
+            collect_errors(tab)
+            on_this_machine.open_comfyui(tab, asked)
+        opened.append((asked, tab))
         return tab
 
     yield open_page
-    for tab in tabs:
-        tab.close()
+    for asked, tab in opened:
+        if asked is server and not kept and request.session.testsfailed == failures:
+            kept.append(tab)
+        else:
+            tab.close()
+
+
+def collect_errors(tab: Page) -> None:
+    """In `tab.problems`."""
+    tab.problems = []
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("console", lambda message: tab.problems.append(message.text) if "livelora" in message.text.lower()
+           and message.type == "error" else None)
 
 
 @pytest.fixture

@@ -87,10 +87,23 @@ def test_the_frontend_sends_an_example_as_our_converter_does(page, server, path)
         node: (entry["class_type"], entry["inputs"]) for node, entry in ours.items()}
 
 
+SIZES_STAND = """() => new Promise((done) => {
+  let last = "", frames = 0;
+  const look = () => {
+    const sizes = JSON.stringify(app.graph.nodes.map((n) => [...n.size]));
+    frames = sizes === last ? frames + 1 : 0;
+    last = sizes;
+    if (frames === 20) done();
+    else requestAnimationFrame(look);
+  };
+  look();
+})"""
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda p: p.stem)
 def test_no_node_of_an_example_lies_on_another(page, path):
     load(page, path)
-    page.wait_for_timeout(1500)  # Nodes 2.0 makes nodes taller where their content asks for it
+    page.evaluate(SIZES_STAND)  # Nodes 2.0 makes nodes taller where their content asks for it
     title = 30
     boxes = [(name, x, y - title, x + width, y + height) for name, x, y, width, height in page.evaluate(
         "app.graph.nodes.map((n) => [n.type, ...n.pos, ...n.size])")]
@@ -116,7 +129,7 @@ def test_choosing_a_preset_fills_in_its_values(page):
     assert found == [[16, 1200], [48, 2000]]
 
 
-canvas_only = pytest.mark.parametrize("open_page", [False], indirect=True, ids=["canvas"])
+canvas_only = pytest.mark.parametrize("rendering", [False], indirect=True, ids=["canvas"])
 SHOWN = f"""async () => {{
   {TRAIN}
   app.canvas.draw(true, true);  // what lies where is known of what was drawn
@@ -239,7 +252,7 @@ def test_a_copy_and_a_saved_workflow_stay_open_or_folded(page, server):
     assert "Invalid workflow" not in page.inner_text("body")
 
 
-@pytest.mark.parametrize("open_page", [True], indirect=True, ids=["nodes 2.0"])
+@pytest.mark.parametrize("rendering", [True], indirect=True, ids=["nodes 2.0"])
 def test_nodes_2_0_folds_by_itself_and_gets_no_button_of_ours(page, server):
     load(page, DEMO)
     train = page.locator("[data-node-id='{}']".format(page.evaluate(f"() => {{ {TRAIN} return node.id; }}")))

@@ -65,10 +65,10 @@ def test_a_sample_of_a_duplicate_restores_what_was_queued(page, server, wait_for
     assert next(inputs["preset.rank"] for kind, inputs in found.values() if kind == "LiveLoraTrain") == 6
 
 
-@pytest.fixture
-def anns_server(tmp_path):
+@pytest.fixture(scope="module")
+def anns_server(tmp_path_factory):
     """One with several users, asked in Ann's name."""
-    with Server(tmp_path, "--multi-user") as running:
+    with Server(tmp_path_factory.mktemp("users"), "--multi-user") as running:
         running.user = running.post("/users", {"username": "ann"}).decode().strip('"')
         yield running
 
