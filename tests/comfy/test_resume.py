@@ -123,6 +123,7 @@ def left(home: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a process is killed by SIGKILL")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_ten_kills_change_no_bit(tmp_path, images, trainings, dtype):

@@ -100,7 +100,7 @@ class Chaos:
             active = any(f["state"] not in (*RESTING, "done") for f in facts)
             if sum(f["step"] for f in facts) >= start + steps or not (active or self.is_busy()):
                 return
-            time.sleep(0.05)
+            time.sleep(0.1)
         raise TimeoutError(f"{steps} steps from {start} took more than {seconds} s: {facts}")
 
     def is_busy(self) -> bool:

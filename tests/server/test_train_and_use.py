@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 from client import newest_job, pixels, sample
+from comfyui import ROOT
 from graphs import drawing, training, with_preview, with_save
 
 
@@ -71,10 +74,14 @@ def test_the_same_recipe_is_not_trained_twice(server):
 
 def test_the_held_out_loss_of_an_untrained_lora_is_the_bases(server, tmp_path):
     """Two recipes that share only the base start at the same held-out loss, and leave it in different directions."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted((ROOT / "example_workflows" / "demo_dataset").iterdir())[:8]:
+        shutil.copy(file, few)
     curves = []
     for seed in (7, 8):
         graph = training(seed=seed, steps=4, validate_every=2)
-        graph["held out"] = {"class_type": "LiveLoraDataset", "inputs": dict(graph["data"]["inputs"])}
+        graph["held out"] = {"class_type": "LiveLoraDataset", "inputs": graph["data"]["inputs"] | {"folder": str(few)}}
         graph["train"]["inputs"]["validation"] = ["held out", 0]
         server.run(graph)
         curves.append(server.get(f"/livelora/jobs/{newest_job(server)}")["validation"])

@@ -8,7 +8,7 @@ from typing import Any
 EXAMPLE = {
     "model": {"class_type": "LiveLoraDemoModel", "inputs": {}},
     "data": {"class_type": "LiveLoraDataset", "inputs": {
-        "folder": "demo_dataset", "resolution": 128, "trigger_word": "flatmoji", "missing_captions": "refuse",
+        "folder": "demo_dataset", "resolution": 64, "trigger_word": "flatmoji", "missing_captions": "refuse",
         "bad_images": "refuse"}},
     "train": {"class_type": "LiveLoraTrain", "inputs": {
         "model": ["model", 0], "clip": ["model", 1], "vae": ["model", 2], "dataset": ["data", 0], "preset": "style",

@@ -16,7 +16,7 @@ def wait_for(server: Server, job: str, condition: Callable[[dict], bool], second
     while not condition(facts := server.get(f"/livelora/jobs/{job}")):
         if time.monotonic() > end:
             raise TimeoutError(f"job {job} is {facts['state']} at step {facts['step']}: {facts['message']}")
-        time.sleep(0.05)
+        time.sleep(0.1)
     return facts
 
 

@@ -95,11 +95,12 @@ def test_a_picture_that_is_drawn_while_the_server_answers_is_not_lost(page, serv
     page.route(DETAILS, lambda route: held.append((route, route.fetch())))
     job = start_demo(page)  # its node has asked by then
     page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
+    page.route(DETAILS, lambda route: route.continue_())
     for route, answer in held:
         route.fulfill(json={**answer.json(), "samples": []})  # as it was before the picture
-    page.unroute(DETAILS)
     assert page.evaluate(f"() => new Promise((done) => setTimeout(() => done({ONE_PICTURE}), 1000))")
     assert held and len(server.get(f"/livelora/jobs/{job}")["samples"]) == 1
+    page.unroute(DETAILS)
     assert page.problems == []
 
 

@@ -119,7 +119,7 @@ class Dataset:
         learned, others = (tuple(i for i in self.items if i.regularization == wanted) for wanted in (False, True))
         if not learned:
             raise ValueError(f"All {len(others)} images in '{self.folder}' are regularization images (is_reg). Add the "
-                             "images of what the LoRA shall learn.")
+                             "images of what the LoRA is to learn.")
         return replace(self, items=learned), replace(self, items=others, skipped=()) if others else None
 
     def split(self, held_out: float) -> tuple[Dataset, Dataset | None]:

@@ -5,7 +5,7 @@ rules and docs/recipe.md follow from that. The inputs are in the order of the fi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..lora.kinds import KINDS
@@ -13,7 +13,7 @@ from . import choices
 from .blocks import BlockValues, parse_blocks
 from .optimizers import OFFERED
 from .rules import problems
-from .settings import setting
+from .settings import about, setting
 
 SHUFFLED = ("caption_shuffle", ("tags", "sentences"))
 HUBER = ("loss", ("huber", "smooth_l1"))
@@ -204,5 +204,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Returns what makes this another training if it changes: all but `extra_steps`, which continues the same one,
-        and `keep_states`."""
-        return {name: value for name, value in self.as_dict().items() if name not in ("extra_steps", "keep_states")}
+        `keep_states`, and settings that came later and have their default."""
+        same = {"extra_steps", "keep_states"}
+        same |= {entry.name for entry in fields(self) if about(entry).later and getattr(self, entry.name) == entry.default}
+        return {name: value for name, value in self.as_dict().items() if name not in same}

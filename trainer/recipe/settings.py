@@ -23,6 +23,8 @@ class About:
     """The texts that are allowed. Empty: any text is allowed."""
     only_with: tuple[str, tuple[str, ...]] = ("", ())
     """Another setting, and its values with which this one means something. Empty: this one always does."""
+    later: bool = False
+    """Whether it came after 0.1.0. At its default it then makes no other training, so that older jobs go on."""
 
     def problem(self, name: str, value: Any) -> str:
         """Returns what is wrong with a value, in a sentence; empty if nothing is."""
@@ -43,9 +45,10 @@ def _plain(number: float) -> str:
 
 
 def setting(default: Any = MISSING, low: float = -math.inf, high: float = math.inf, step: float = 1, *, says: str,
-            choices: Sequence[str] | Any = (), only_with: tuple[str, tuple[str, ...]] = ("", ())) -> Any:
+            choices: Sequence[str] | Any = (), only_with: tuple[str, tuple[str, ...]] = ("", ()),
+            later: bool = False) -> Any:
     """Makes a field of a recipe. `choices` are texts, or a Literal of them."""
-    about = About(says=says, low=low, high=high, step=step, only_with=only_with,
+    about = About(says=says, low=low, high=high, step=step, only_with=only_with, later=later,
                   choices=tuple(choices) if isinstance(choices, (list, tuple)) else get_args(choices))
     return field(default=default, metadata={"about": about})
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.recipe.settings import about, setting
 
 NAN, INF = float("nan"), float("inf")
 SHUFFLED = {"caption_shuffle": "tags"}
@@ -201,4 +202,14 @@ def test_extra_steps_make_the_run_longer_and_no_other_training_of_it():
     short, long = recipe(), recipe(extra_steps=5)
     assert (short.total_steps, long.total_steps) == (10, 15)
     assert short.identity() == long.identity() == recipe(keep_states=5).identity()
-    assert {*short.identity()} == {f.name for f in fields(TrainConfig)} - {"extra_steps", "keep_states"}
+    always = {f.name for f in fields(TrainConfig) if not about(f).later}
+    assert {*short.identity()} == always - {"extra_steps", "keep_states"}
+
+
+def test_a_setting_that_came_later_makes_no_other_training_at_its_default():
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Later(TrainConfig):
+        novelty: float = setting(0.0, 0, 1, later=True, says="Something new.")
+
+    assert Later(steps=1, rank=1).identity() == recipe(steps=1, rank=1).identity()
+    assert Later(steps=1, rank=1, novelty=0.5).identity()["novelty"] == 0.5
