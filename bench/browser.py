@@ -11,7 +11,8 @@ from typing import Any
 from comfyui import Server
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+         "msedge")
 SETTINGS = {
     "Comfy.TutorialCompleted": True, "Comfy.Notification.ShowVersionUpdates": False, "Comfy.Workflow.Persist": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.EnableTooltips": False,

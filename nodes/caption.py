@@ -19,7 +19,7 @@ from ..trainer.comfy.progress import show_progress
 from ..trainer.data.captions import files as captions
 from .dataset import check_own_files
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraDataset
+from .types import CATEGORY, LoraDataset, refusal
 
 SHOWN = 20
 TEMPLATE, TEXT_MODEL, FOLDER, TAGGER = "template", "ComfyUI text model", "vision-language folder", "tagger"
@@ -69,12 +69,7 @@ class Captioner(io.ComfyNode):
     def validate_inputs(cls, template, engine=None) -> bool | str:
         """Refuses, before anything runs, a template that cannot be filled. ComfyUI hands over dynamic inputs unasked,
         so `engine` is a parameter too."""
-        try:
-            if template is not None:
-                captions.check_template(template)
-        except ValueError as err:
-            return str(err)
-        return True
+        return template is None or refusal(captions.check_template, template)
 
     @classmethod
     def execute(cls, dataset, template, which, write_files, engine=None, banned="", replace="") -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import get_args
 
 from comfy_api.latest import io, ui
 
@@ -16,10 +17,10 @@ from ..trainer.data.pictures.augment import Augment, Crop
 from ..trainer.data.pictures.masks import Masks
 from ..trainer.data.report import report as reports
 from ..trainer.data.report.sheet import contact_sheet, report_picture
-from ..trainer.data.scan import Cut, scan
+from ..trainer.data.scan import Cut, OnBadImage, OnMissingCaption, scan
 from ..trainer.data.sources.choose import check, find_any
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraDataset
+from .types import CATEGORY, LoraDataset, refusal
 
 
 class DatasetLoader(io.ComfyNode):
@@ -46,13 +47,13 @@ class DatasetLoader(io.ComfyNode):
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat. It is noted "
                     "in the LoRA file. The LoRA Captioner can write it into the captions.")),
-                io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
+                io.Combo.Input("missing_captions", options=list(get_args(OnMissingCaption)), advanced=True, tooltip=(
                     "What to do with images that have no caption. refuse: name them and stop. use the trigger word: "
                     "train them with the trigger word alone.")),
-                io.Combo.Input("bad_images", options=["refuse", "skip"], advanced=True, tooltip=(
+                io.Combo.Input("bad_images", options=list(get_args(OnBadImage)), advanced=True, tooltip=(
                     "What to do with images that cannot be read, are too large or have an unusable mask. refuse: name "
                     "them and stop. skip: leave them out.")),
-                io.Combo.Input("masks", options=["ignore", "use"], default="ignore", optional=True, advanced=True,
+                io.Combo.Input("masks", options=list(get_args(Masks)), default="ignore", optional=True, advanced=True,
                                tooltip=(
                     "Train all of each image, or only what its mask shows: white in a picture cat-masklabel.png or "
                     "cat_mask.png beside cat.png, or in mask/cat.png, else what is not transparent in the image "
@@ -70,12 +71,7 @@ class DatasetLoader(io.ComfyNode):
         """Refuses, before anything runs, what is not there, has no images, or cannot be read as a configuration.
         ComfyUI repeats an error for each parameter of this method, so it has only one. The rest is checked in
         `execute`, which runs first because this is an output node."""
-        try:
-            if folder is not None:
-                check(dataset_folder(folder))
-        except ValueError as err:
-            return str(err)
-        return True
+        return folder is None or refusal(lambda: check(dataset_folder(folder)))
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> list:
@@ -111,7 +107,7 @@ def cutting() -> list[io.Input]:
         io.Boolean.Input("upscale", default=False, optional=True, advanced=True, tooltip=(
             "Off: an image that is smaller than the training resolution is trained at its own size. On: it is "
             "enlarged, and the LoRA learns its blur.")),
-        io.Combo.Input("crop", options=["centre", "top", "random"], default="centre", optional=True, advanced=True,
+        io.Combo.Input("crop", options=list(get_args(Crop)), default="centre", optional=True, advanced=True,
                        tooltip=(
             "Which part of an image stays where it is longer than its training shape. top keeps heads; random takes "
             "four different parts in turn.")),

@@ -98,4 +98,7 @@ def _texts(entry: list) -> list[dict[str, Any]]:
         raise ValueError(f"The conditioning lacks what {names()} takes: {' and '.join(USUAL.text_parts)} (it has "
                          f"{', '.join(given)}). Encode the captions with the CLIP that belongs to the model.")
     parts = {part: given[part] for part in family.text_parts}
+    if len({len(part) for part in parts.values()}) > 1:
+        raise ValueError("The parts of the conditioning are for different numbers of captions: " + ", ".join(
+            f"{len(part)} in {name}" for name, part in parts.items()) + ". Encode the captions again, together.")
     return [{name: part[i][None].float() for name, part in parts.items()} for i in range(len(cond))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..trainer.jobs.job import Job
-from ..trainer.jobs.states import Refused
 from .jobs import EVERYBODY
+from .types import refusal
 
 NEWEST = "newest"
 
@@ -20,12 +20,7 @@ def job_input() -> io.Input:
 def check_job(name: str | None) -> bool | str:
     """Returns True, or a sentence that says why there is no such job, for `validate_inputs`. A linked name is None and
     is checked later. So is "newest", because an earlier node of the same prompt may start that job."""
-    try:
-        if name not in (None, NEWEST):
-            chosen(name)
-    except (ValueError, Refused) as err:
-        return str(err)
-    return True
+    return name in (None, NEWEST) or refusal(chosen, name)
 
 
 def chosen(name: str) -> Job:

@@ -9,7 +9,9 @@ from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.lora import merge
 from ..trainer.lora.file import Lora
-from .types import CATEGORY, LoraModel
+from ..trainer.recipe.config import TrainConfig
+from ..trainer.recipe.settings import about, field_of
+from .types import CATEGORY, LoraModel, refusal
 
 
 class MergeLoras(io.ComfyNode):
@@ -30,7 +32,7 @@ class MergeLoras(io.ComfyNode):
                 io.Combo.Input("lora_b", options=["none", *lora_names()], default="none", tooltip=(
                     "The LoRA that is added to it. none: only resize the first.")),
                 _strength("strength_b"),
-                io.Int.Input("rank", default=0, min=0, max=512, tooltip=(
+                io.Int.Input("rank", default=0, min=0, max=int(about(field_of(TrainConfig, "rank")).high), tooltip=(
                     "The highest rank of the result. 0 keeps everything: the ranks add up and the result is exact. "
                     "Lower it for a smaller file, and look at the report: what is not kept is lost.")),
             ],
@@ -47,12 +49,7 @@ class MergeLoras(io.ComfyNode):
         """Refuses, before anything runs, a file that cannot be merged: a training may be about to make the other LoRA.
         ComfyUI repeats an error for each parameter of this method, so it has only lora_b: lora_a is read before
         anything else unless it is linked."""
-        try:
-            if lora_b not in (None, "none"):
-                merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES)
-        except (ValueError, OSError) as err:
-            return str(err)
-        return True
+        return lora_b in (None, "none") or refusal(lambda: merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES))
 
     @classmethod
     def fingerprint_inputs(cls, lora_a, lora_b, **_) -> list[int]:

@@ -9,7 +9,7 @@ from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
 from ..trainer.model.host import SampleSettings
 from ..trainer.samples import prompts as samples
 from ..trainer.training.task import Preview
-from .types import CATEGORY, LoraPreview
+from .types import CATEGORY, LoraPreview, refusal
 
 
 class SamplePreview(io.ComfyNode):
@@ -56,12 +56,7 @@ class SamplePreview(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, prompts) -> bool | str:
         """Refuses, before anything runs, a line that cannot be read."""
-        try:
-            if prompts is not None:
-                samples.check(prompts)
-        except ValueError as err:
-            return str(err)
-        return True
+        return prompts is None or refusal(samples.check, prompts)
 
     @classmethod
     def execute(cls, prompts, every_n_steps, width, height, seed, sampler_steps, cfg, guidance, negative, sampler_name,

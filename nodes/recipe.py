@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..trainer.comfy.families import USUAL
 from ..trainer.model.family import Preset
 from ..trainer.recipe.config import TrainConfig
-from ..trainer.recipe.settings import about
+from ..trainer.recipe.settings import about, field_of
 
 EVERYDAY = ("steps", "rank", "learning_rate")
 """The settings that a preset fills in."""
@@ -24,12 +24,12 @@ because workflows store values by position."""
 
 def everyday(preset: Preset) -> list[io.Input]:
     """Returns the inputs that a preset fills in, with its values."""
-    return [_input(_field(name), getattr(preset, name)) for name in EVERYDAY]
+    return [_input(field_of(TrainConfig, name), getattr(preset, name)) for name in EVERYDAY]
 
 
 def seed() -> io.Input:
     """Returns the seed's input. It keeps its value from run to run."""
-    return _input(_field("seed"), 0, control_after_generate=False)
+    return _input(field_of(TrainConfig, "seed"), 0, control_after_generate=False)
 
 
 def rare(*, newer: bool) -> Iterator[io.Input]:
@@ -38,12 +38,8 @@ def rare(*, newer: bool) -> Iterator[io.Input]:
     names = [field.name for field in fields(TrainConfig) if field.name not in PLACED]
     end = names.index(LAST_BEFORE_SHARING) + 1
     for name in names[end:] if newer else names[:end]:
-        field = _field(name)
+        field = field_of(TrainConfig, name)
         yield _input(field, field.default, optional=True, advanced=True)
-
-
-def _field(name: str) -> Field[Any]:
-    return next(field for field in fields(TrainConfig) if field.name == name)
 
 
 def _input(field: Field[Any], default: Any, **options: Any) -> io.Input:

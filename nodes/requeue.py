@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ async def _queue(sender: Sender, graph: Graph, about: dict[str, Any], job: Job |
     ready = await validate(sender.server, graph.changed({"mode": "background"}).prompt, graph.node)
     EVERYBODY.remember(ready.id, sender.user)
     if job:
-        job.await_prompt(ready.id)
+        await asyncio.to_thread(job.await_prompt, ready.id)
     client = {} if sender.client_id is None else {"client_id": sender.client_id}
     put(sender.server, ready, {"extra_pnginfo": about, **client})
     return ready.id

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..trainer.comfy.paths import table_path
 from ..trainer.data import review
 from .dataset import check_own_files
-from .types import CATEGORY, LoraDataset
+from .types import CATEGORY, LoraDataset, refusal
 
 SHOWN = 20
 
@@ -58,12 +58,7 @@ class CaptionReview(io.ComfyNode):
     def validate_inputs(cls, table) -> bool | str:
         """Refuses, before anything runs, a path that cannot be a table. ComfyUI repeats an error for each parameter of
         this method, so it has only one. The rest is checked in `execute`, before anything is written."""
-        try:
-            if table and table.strip():
-                table_path(table)
-        except ValueError as err:
-            return str(err)
-        return True
+        return not (table and table.strip()) or refusal(table_path, table)
 
     @classmethod
     def fingerprint_inputs(cls, table, action, **_) -> list:

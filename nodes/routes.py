@@ -18,6 +18,8 @@ from ..trainer.jobs.book import Book
 from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.states import ACTIVE, COMING
+from ..trainer.recipe.config import TrainConfig
+from ..trainer.recipe.settings import about, field_of
 from .guard import Field, HttpError, answered, read_body, refuse_foreign, shown
 from .jobs import EVERYBODY
 from .requeue import Sender, duplicate, requeue
@@ -27,8 +29,8 @@ JOBS, JOB = "/livelora/jobs", "/livelora/jobs/{job:[^/]+}"
 """The addresses of all jobs and of one. The pattern is written out because aiohttp's own does not match braces."""
 MOST_LINES = 10000
 """The most lines of the metrics in one answer."""
-MOST_STEPS = 100000
-"""The most steps by which a job can be extended in all, as in extra_steps of LoRA Train."""
+MOST_STEPS = int(about(field_of(TrainConfig, "extra_steps")).high)
+"""The most steps by which a job can be extended in all."""
 
 
 def install() -> None:

@@ -10,7 +10,7 @@ from ..trainer.comfy.families import FAMILIES
 from ..trainer.comfy.paths import loras_folder
 from ..trainer.lora.file import FILE_DTYPES, check_name, save
 from ..trainer.lora.formats import FORMATS, Format
-from .types import CATEGORY, LoraModel
+from .types import CATEGORY, LoraModel, refusal
 
 
 class SaveLora(io.ComfyNode):
@@ -50,12 +50,7 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name) -> bool | str:
         """Refuses, before anything runs, a name that cannot be a file's."""
-        try:
-            if name is not None:
-                check_name(name)
-        except ValueError as err:
-            return str(err)
-        return True
+        return name is None or refusal(check_name, name)
 
     @classmethod
     def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:

@@ -58,7 +58,7 @@ class Train(io.ComfyNode):
                 LoraDataset.Input("regularization", optional=True, tooltip=(
                     "Pictures of the class without your subject, for prior preservation: as many are trained as you "
                     "have images, so that the LoRA does not turn every cat into yours.")),
-                io.Combo.Input("result", options=["last", "best"], optional=True, advanced=True, tooltip=(
+                io.Combo.Input("result", options=list(get_args(Which)), optional=True, advanced=True, tooltip=(
                     "Which LoRA is handed on: the last one, or the one with the lowest held-out loss. Both are kept.")),
                 io.Combo.Input("start_from", options=["none", *lora_names()], optional=True, advanced=True, tooltip=(
                     "A LoRA file to go on from, yours or someone else's, in any of the usual formats. It brings its "

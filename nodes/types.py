@@ -1,8 +1,12 @@
-"""Defines the kinds of value that our nodes hand to each other."""
+"""Defines what our nodes share: the kinds of value that they hand to each other, and how they refuse one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comfy_api.latest import io
+
+from ..trainer.jobs.states import Refused
 
 LoraDataset = io.Custom("LORA_DATASET")
 LoraPreview = io.Custom("LORA_PREVIEW")
@@ -12,3 +16,12 @@ LossMap = io.LossMap
 """Core's own type. Its Plot Loss Graph takes it."""
 
 CATEGORY = "training/LiveLoRA"
+
+
+def refusal(check: Callable[..., object], *values: object) -> bool | str:
+    """Returns True, or the sentence that `check` raises, for `validate_inputs`."""
+    try:
+        check(*values)
+    except (ValueError, OSError, Refused) as err:
+        return str(err)
+    return True

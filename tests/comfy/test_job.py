@@ -35,6 +35,9 @@ RECIPE = {"steps": 8, "rank": 4, "learning_rate": 1e-3, "batch_size": 2, "gradie
           "lr_warmup_steps": 2, "save_every": 3}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def dataset(tmp_path):
     folder = tmp_path / "images"

@@ -270,6 +270,18 @@ def test_a_configuration_that_drops_no_captions_is_obeyed(host, folder, tmp_path
     assert {example.caption_dropout for example in found.train} == {trained}
 
 
+@pytest.mark.parametrize(("dropout", "same"), [(0.3, False), (0.0, True)])
+def test_a_configuration_that_drops_no_captions_is_another_training_where_the_recipe_drops_some(host, folder, tmp_path,
+                                                                                               dropout, same):
+    prints = []
+    for said in ("", "caption_dropout_rate = 0.0"):
+        config = tmp_path / "dataset.toml"
+        config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"
+                          f"caption_extension = '.txt'\n{said}\n")
+        prints.append(Task.of(host, TrainConfig(**RECIPE, caption_dropout=dropout), read(config)).fingerprint())
+    assert (prints[0] == prints[1]) is same
+
+
 def test_nothing_but_regularization_images_is_refused(host, folder, tmp_path):
     config = tmp_path / "dataset.toml"
     config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"

@@ -26,6 +26,8 @@ RECIPE = {"steps": 64, "rank": 8, "learning_rate": 1e-3, "optimizer": "AdamW8bit
           "dropout": 0.1, "lr_scheduler": "cosine", "lr_warmup_steps": 5, "held_out": 1, "validate_every": 7,
           "save_every": 4, "stratified_timesteps": True}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -123,7 +125,6 @@ def left(home: Path) -> dict[str, object]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a process is killed by SIGKILL")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_ten_kills_change_no_bit(tmp_path, images, trainings, dtype):

@@ -35,7 +35,8 @@ RESTING = ("paused", "stopped", "failed")
 
 
 def graph(recipe: dict, mode: str) -> dict:
-    return with_preview(training(**COMMON, **recipe, mode=mode), "owl\nred apple", every=8)
+    return with_preview(training(**COMMON, **recipe, mode=mode), "owl\nred apple", every=8, width=64, height=64,
+                        sampler_steps=2)
 
 
 class Chaos:

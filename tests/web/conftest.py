@@ -10,6 +10,12 @@ from comfyui import Server
 from playwright.sync_api import Page
 from raw import act
 
+CLEAR = """() => {
+  const last = app.graph.last_node_id;
+  app.graph.clear();
+  app.graph.last_node_id = last;  // Nodes 2.0 goes on with the node that was there before if another has its number
+  app.extensionManager.toast.removeAll();
+}"""
 RESTS = ("paused", "stopped", "failed", "done")
 
 
@@ -30,7 +36,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=[False, True], ids=["canvas", "nodes 2.0"])
 def rendering(request):
-    """Whether nodes are page elements, or drawn on the canvas; and the tab that stays open for all tests of that kind,
+    """Whether nodes are page elements, or drawn on the canvas; and the tabs that stay open for all tests of that kind,
     as loading ComfyUI's page takes longer than most of them."""
     kept: list[Page] = []
     yield request.param, kept
@@ -42,27 +48,27 @@ def rendering(request):
 def open_page(request, browser, server, rendering):
     """Opens ComfyUI in one tab or more; errors are collected.
 
-    The first is that of the test before, with nothing on its canvas, unless that test failed."""
+    A tab of the test before is used again, with nothing on its canvas, unless that test failed."""
     (elements, kept), failures, opened = rendering, request.session.testsfailed, []
 
     def open_page(asked: Server = server) -> Page:
         on_this_machine.change_settings(asked, {"Comfy.VueNodes.Enabled": elements,
                                                 "Comfy.Validation.Workflows": True})
-        if asked is server and not opened and kept:
-            tab = kept.pop()
+        if asked is server and kept:
+            tab = kept.pop(0)
             tab.problems.clear()
-            tab.evaluate("app.graph.clear(); app.extensionManager.toast.removeAll();")
-            tab.wait_for_function("!document.querySelector('.p-toast-detail, [role=dialog]')")
         else:
             tab = on_this_machine.new_tab(browser, asked, 1500, 1100)
             collect_errors(tab)
             on_this_machine.open_comfyui(tab, asked)
+        tab.evaluate(CLEAR)
+        tab.wait_for_function("!document.querySelector('.p-toast-detail, [role=dialog]')")
         opened.append((asked, tab))
         return tab
 
     yield open_page
     for asked, tab in opened:
-        if asked is server and not kept and request.session.testsfailed == failures:
+        if asked is server and request.session.testsfailed == failures:
             kept.append(tab)
         else:
             tab.close()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.pictures.pixels import to_image
 from ..disk.packages import require
+from ..recipe.seeds import seeded
 from .clean import plain
 from .engine import Describe
 
@@ -66,7 +67,7 @@ class VisionFolder:
 
         def describe(picture: Tensor, seed: int) -> str:
             image = to_image(picture)
-            with torch.inference_mode(), _seeded(self.device, seed):
+            with torch.inference_mode(), seeded(self.device, seed):
                 return plain(ask(model, processor, image))
 
         try:
@@ -165,12 +166,3 @@ def load(path: Path, kind: str, dtype: torch.dtype) -> Any:
                          f"or of another shape, such as {lacking[0]}. Get the version of the model that is made for "
                          "transformers' own class (for Florence-2, the one of florence-community).")
     return model
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds the global random numbers, which transformers draws from. Restores them at the end, except those of MPS."""
-    others = device.type in ("cuda", "xpu")  # fork_rng cannot keep the generator of MPS
-    with torch.random.fork_rng(devices=[device] if others else [], device_type=device.type if others else "cuda"):
-        torch.manual_seed(seed)
-        yield

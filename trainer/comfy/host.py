@@ -132,7 +132,7 @@ class ComfyHost:
     def _forward(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
         """Calls the transformer as BaseModel._apply_model does."""
         conditions = self._base.extra_conds(noise=noisy, device=self.device, guidance=guidance,
-                                            **side_by_side(texts, self.device))
+                                            **side_by_side(texts, self.family.text_parts, self.device))
         size = {"batch_size": len(texts), "device": self.device}
         values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
         values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}

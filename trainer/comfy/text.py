@@ -31,7 +31,6 @@ def by_length(texts: list[Text]) -> list[list[int]]:
     return list(groups.values())
 
 
-def side_by_side(texts: list[Text], device: torch.device) -> dict[str, Any]:
-    """Joins texts of equal length into one batch, under the names that `extra_conds` knows."""
-    joined = {name: torch.cat([t[name] for t in texts]).to(device) for name in ("cond", "pooled_output")}
-    return {"cross_attn": joined["cond"], "pooled_output": joined["pooled_output"]}
+def side_by_side(texts: list[Text], parts: tuple[str, ...], device: torch.device) -> dict[str, Any]:
+    """Joins those parts of texts of equal length into one batch, under the names that `extra_conds` knows."""
+    return {"cross_attn" if name == "cond" else name: torch.cat([t[name] for t in texts]).to(device) for name in parts}

@@ -158,7 +158,8 @@ def check_editable(items: Iterable[Item]) -> None:
 def _rare(item: Item) -> list[tuple[str, str | float]]:
     """Returns the facts about an item that few images have. Jobs are found by their dataset's fingerprint, so it must
     not change for the images that have none of them."""
-    rules = item.rules and replace(item.rules, caption_dropout_rate=item.rules.caption_dropout_rate or 0.0)
+    rate = item.rules.caption_dropout_rate if item.rules else None
+    rules = item.rules and replace(item.rules, caption_dropout_rate=0.0 if rate is None else rate)
     facts = {"mask": item.mask_digest, "weight": item.weight, "rules": rules, "augment": item.augment,
              "regularization": item.regularization, "text": item.text and item.text.name}
     usual = {"mask": "", "weight": 1, "rules": None, "augment": Augment(), "regularization": False, "text": None}

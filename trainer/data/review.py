@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..disk.files import write_atomic
+from ..disk.files import keep_once
+from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
 from .item import Dataset, check_editable
@@ -54,10 +55,8 @@ def write_table(path: Path, dataset: Dataset, accepted: frozenset[Path] | None =
     """Writes a .csv or .jsonl. What was there before is kept once, with .bak added to its name.
 
     Raises ValueError if it cannot be written."""
-    backup = path.with_name(path.name + ".bak")
     try:
-        if path.exists() and not backup.exists():
-            write_atomic(backup, path.read_bytes())
+        keep_once(path)
         table.write(path, rows(dataset, accepted))
     except OSError as err:
         raise ValueError(f"The table '{path}' cannot be written ({err.strerror}). Choose a folder that is there and "
@@ -170,11 +169,10 @@ def _replacer(find: str, replacement: str, regular_expression: bool) -> Callable
         return lambda text: text
     if not regular_expression:
         return lambda text: text.replace(find, replacement)
-    try:
-        pattern = re.compile(find)
-    except (re.error, OverflowError, RecursionError) as err:
-        raise ValueError(f"find is no regular expression: {find!r} ({err}). Correct it, or switch regular_expression "
-                         "off to find the text itself.") from err
+    if problem := problem_with_regex(find):
+        raise ValueError(f"find is no regular expression: {find!r} ({problem}). Correct it, or switch "
+                         "regular_expression off to find the text itself.")
+    pattern = re.compile(find)
 
     def change(text: str) -> str:
         try:

@@ -98,6 +98,25 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def keep_once(path: Path) -> None:
+    """Keeps what a file holds as it is now, with .bak added to its name, unless something is kept there already."""
+    backup = path.with_name(path.name + ".bak")
+    if path.exists() and not backup.exists():
+        write_atomic(backup, path.read_bytes())
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Adds `content` to the end of a file, whole or not at all. Raises OSError."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)  # else what is added next would go on where this was cut off
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes or replaces a JSON file."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())

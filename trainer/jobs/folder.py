@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..data.pictures.pixels import to_image
-from ..disk.files import remove_folder, replacing, sweep, write_atomic, write_json, write_tensors
+from ..disk.files import append_whole, remove_folder, replacing, sweep, write_atomic, write_json, write_tensors
 from ..lora.file import Lora, load
 from .workflow import Graph
 
@@ -129,14 +129,7 @@ class JobFolder:
 
     def append_metrics(self, facts: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`, whole or not at all."""
-        size = self._metrics.stat().st_size if self._metrics.exists() else 0
-        try:
-            with self._metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(facts) + "\n")
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._metrics, size)  # else the next line would go on where this one was cut off
-            raise
+        append_whole(self._metrics, (json.dumps(facts) + "\n").encode())
 
     def write_sample(self, step: int, index: int, image: Tensor, texts: Mapping[str, Any]) -> str:
         """Saves a picture (h, w, 3) in 0…1 as PNG, with `texts` as its text chunks (JSON). Returns its file name."""

@@ -261,9 +261,10 @@ class Run:
         """Handles the program's stop button. It is meant for this job if a prompt waits for the job, otherwise for a
         prompt that waits for the lease."""
         if self._job.waited_for:
-            self._job.interrupt()
-            if not self._job.why_not("stop"):
-                self._job.want("stop")
+            with self._job.lock:
+                self._job.interrupt()
+                if not self._job.why_not("stop"):
+                    self._job.want("stop")
             if self._job.state == "preparing":
                 raise err
         elif self._lease.prompt_is_waiting:

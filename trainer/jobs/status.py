@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .history import MOST_LOSSES
@@ -9,20 +10,20 @@ from .job import Job
 from .states import ACTIONS
 
 
-def status(job: Job, position: int | None) -> dict[str, Any]:
-    """Returns what changes from step to step. `position`: how many jobs are before it; None if it does not wait."""
+def status(job: Job, position: Callable[[Job], int | None]) -> dict[str, Any]:
+    """Returns what changes from step to step. `position` says how many jobs are before it; None if it does not wait."""
     with job.lock:
         facts = job.history.facts(job.config.total_steps)
         left, warnings = facts.pop("seconds_left"), facts.pop("warnings")
         return {"job": job.id, "name": job.card.facts["name"], "state": job.state,
                 "message": "Its workflow waits in ComfyUI's queue." if job.awaited else job.message,
-                "actions": [name for name in ACTIONS if not job.why_not(name)], "position": position,
+                "actions": [name for name in ACTIONS if not job.why_not(name)], "position": position(job),
                 "sharing": job.sharing, "created": job.card.facts["created"], **facts,
                 "warnings": [*warnings, *filter(None, [job.card.behind])],
                 "eta": left if job.state == "training" else None}
 
 
-def details(job: Job, position: int | None) -> dict[str, Any]:
+def details(job: Job, position: Callable[[Job], int | None]) -> dict[str, Any]:
     """Returns `status` and what takes longer to find out."""
     return {**status(job, position), "losses": job.history.losses[-MOST_LOSSES:], "samples": job.folder.samples(),
             "snapshots": job.folder.snapshots(), "disk_bytes": job.folder.bytes_used(),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import io
 import logging
-import os
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ..disk.files import append_whole
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ class Board:
         for tag, value in values.items():
             event.summary.value.add(tag=tag, simple_value=value)
         self._path.parent.mkdir(exist_ok=True)
-        size = self._path.stat().st_size if self._path.exists() else 0
+        begun = self._path.exists() and self._path.stat().st_size > 0
         content = io.BytesIO()
-        for each in [event] if size else [*self._opening(proto), event]:
+        for each in [event] if begun else [*self._opening(proto), event]:
             records.RecordWriter(content).write(each.SerializeToString())
-        self._append(content.getvalue(), size)
+        append_whole(self._path, content.getvalue())  # TensorBoard reads nothing after half a record
 
     def _opening(self, proto: ModuleType) -> list[Any]:
         """Returns the events that begin a file: its version, and from which step on earlier files no longer count."""
@@ -60,16 +60,6 @@ class Board:
         start = proto.SessionLog(status=proto.SessionLog.START)
         return [proto.Event(wall_time=now, file_version="brain.Event:2"),
                 proto.Event(wall_time=now, step=self._hidden_from, session_log=start)]
-
-    def _append(self, content: bytes, size: int) -> None:
-        """Writes all of `content` at the end of the file, which has `size` bytes, or nothing. Raises OSError."""
-        try:
-            with self._path.open("ab") as file:
-                file.write(content)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._path, size)  # TensorBoard reads nothing after half a record
-            raise
 
 
 def _load() -> tuple[ModuleType, ModuleType] | None:

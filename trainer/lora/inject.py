@@ -19,6 +19,8 @@ from ..model.view import real_weights
 from . import kinds
 from .kinds import KINDS, NAME, Kind
 
+BUFFERS = tuple(f".{name}" for kind in KINDS.values() for name in kind.buffers)
+
 
 class Settings(kinds.Settings, Protocol):
     """Lists the settings of a recipe that `inject` reads."""
@@ -44,8 +46,8 @@ def inject(view: nn.Module, settings: Settings, shape: Layout) -> list[nn.Parame
 
     Raises RuntimeError if peft is not installed."""
     kind = KINDS[settings.adapter]
-    # PEFT draws from the global generator, which must stay as it is, and reads the weights for DoRA and PiSSA.
-    reads_weights = kind.reads_weights or settings.init == "PiSSA"
+    # PEFT draws from the global generator, which must stay as it is, and may read the weights.
+    reads_weights = kind.reads_weights or settings.init in kind.inits_from_weights
     with torch.random.fork_rng(devices=[]), real_weights(view) if reads_weights else contextlib.nullcontext():
         torch.default_generator.manual_seed(settings.seed)
         require("peft").inject_adapter_in_model(_peft_config(kind, settings, shape), view)
@@ -124,7 +126,7 @@ def weights(view: nn.Module) -> dict[str, Tensor]:
     """Returns the adapter's own tensors by name, not copied, such as `<module>.lora_A.weight` (R, I) and
     `<module>.lora_B.weight` (O, R)."""
     found = {name.replace(f".{NAME}", ""): p for name, p in view.named_parameters() if p.requires_grad}
-    return {**found, **{name: b for name, b in view.named_buffers() if name.endswith((".start_A", ".start_B"))}}
+    return {**found, **{name: b for name, b in view.named_buffers() if name.endswith(BUFFERS)}}
 
 
 def load_weights(view: nn.Module, values: dict[str, Tensor]) -> None:

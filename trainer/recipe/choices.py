@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-AdapterInit = Literal["kaiming", "orthogonal", "PiSSA"]
 TargetModules = Literal["all", "attention and mlp", "attention", "style", "character"]
 AdapterDtype = Literal["fp32", "bf16"]
 LRScheduler = Literal["cosine", "linear", "constant", "cosine_with_restarts", "polynomial", "wsd"]

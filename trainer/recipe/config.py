@@ -18,6 +18,7 @@ from .settings import about, setting
 SHUFFLED = ("caption_shuffle", ("tags", "sentences"))
 HUBER = ("loss", ("huber", "smooth_l1"))
 LOGIT_NORMAL = ("timestep_sampling", ("logit_normal",))
+INITS = [*dict.fromkeys(init for kind in KINDS.values() for init in kind.inits)]
 
 
 def _adapters(name: str) -> tuple[str, tuple[str, ...]]:
@@ -50,7 +51,7 @@ class TrainConfig:
         "rank is then the size of its blocks."))
     alpha: float = setting(0.0, 0, 1024, 1, only_with=_adapters("alpha"), says=(
         "The LoRA's scale is alpha / rank. 0 means alpha = rank. Half the rank learns half as fast."))
-    init: choices.AdapterInit = setting("kaiming", choices=choices.AdapterInit, says=(
+    init: str = setting("kaiming", choices=INITS, says=(
         "How the adapter starts. kaiming is the usual way. orthogonal: its directions differ from each other. PiSSA: "
         "from the model's own strongest directions; learns fast, forgets sooner, and the file has twice the rank."))
     target_modules: choices.TargetModules = setting("all", choices=choices.TargetModules, says=(
@@ -205,6 +206,6 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """Returns what makes this another training if it changes: all but `extra_steps`, which continues the same one,
         `keep_states`, and settings that came later and have their default."""
-        same = {"extra_steps", "keep_states"}
-        same |= {entry.name for entry in fields(self) if about(entry).later and getattr(self, entry.name) == entry.default}
-        return {name: value for name, value in self.as_dict().items() if name not in same}
+        later = {entry.name: entry.default for entry in fields(self) if about(entry).later}
+        return {name: value for name, value in self.as_dict().items()
+                if name not in ("extra_steps", "keep_states") and (name not in later or value != later[name])}

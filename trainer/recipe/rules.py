@@ -10,7 +10,7 @@ from typing import Any
 from ..lora.kinds import KINDS
 from .blocks import parse_blocks, problem_with_regex
 from .optimizers import OPTIMIZERS, Optimizer
-from .settings import about
+from .settings import about, field_of
 
 LEAST_FACTOR = 0.1
 """The smallest learning_rate for an optimizer that takes it as a factor. A person who sets less means a learning
@@ -46,11 +46,12 @@ def _unused(config: Any) -> Iterator[str]:
 
 
 def _row(config: Any) -> Optimizer:
-    return OPTIMIZERS.get(config.optimizer, OPTIMIZERS["AdamW"])
+    """Returns the recipe's optimizer; for an unknown one, a row of which nothing special is asked."""
+    return OPTIMIZERS.get(config.optimizer, Optimizer(module="", moments=0))
 
 
 def _learning_rate(config: Any) -> Iterator[str]:
-    rate, most, name = config.learning_rate, about(_field(config, "learning_rate")).high, config.optimizer
+    rate, most, name = config.learning_rate, about(field_of(config, "learning_rate")).high, config.optimizer
     if config.erase and not -math.inf < rate < 0:
         yield (f"learning_rate must be below 0 to erase a concept, got {rate}. A usual value is -0.0001; to teach the "
                "images instead, turn erase off.")
@@ -67,10 +68,6 @@ def _learning_rate(config: Any) -> Iterator[str]:
         yield (f"{name} takes one learning rate for all, got lora_plus_ratio {config.lora_plus_ratio} and "
                f"block_learning_rates '{config.block_learning_rates}'. Set them back to 1 and nothing, or choose "
                "another optimizer.")
-
-
-def _field(config: Any, name: str) -> Any:
-    return next(field for field in fields(config) if field.name == name)
 
 
 def _schedule(config: Any) -> Iterator[str]:
@@ -111,8 +108,8 @@ def _adapter(config: Any) -> Iterator[str]:
     if others and config.adapter not in others:
         yield (f"init {config.init!r} does not go with adapter {config.adapter!r}. Choose init "
                f"{' or '.join(map(repr, kind.inits))}, or adapter {' or '.join(others)}.")
-    if config.init == "PiSSA" and (config.dropout or config.rank_dropout):
-        yield (f"init 'PiSSA' takes its start out of the model, so nothing of it can be dropped, got dropout "
+    if config.init in kind.inits_from_weights and (config.dropout or config.rank_dropout):
+        yield (f"init {config.init!r} takes its start out of the model, so nothing of it can be dropped, got dropout "
                f"{config.dropout} and rank_dropout {config.rank_dropout}. Set both to 0.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, get_args
 
 
@@ -51,6 +51,11 @@ def setting(default: Any = MISSING, low: float = -math.inf, high: float = math.i
     about = About(says=says, low=low, high=high, step=step, only_with=only_with, later=later,
                   choices=tuple(choices) if isinstance(choices, (list, tuple)) else get_args(choices))
     return field(default=default, metadata={"about": about})
+
+
+def field_of(recipe: Any, name: str) -> Field[Any]:
+    """Returns a field of a recipe, or of its class."""
+    return next(entry for entry in fields(recipe) if entry.name == name)
 
 
 def about(entry: Field[Any]) -> About:

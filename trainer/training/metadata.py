@@ -16,7 +16,7 @@ from ..data.item import Dataset
 from ..lora.file import about
 from ..lora.kinds import KINDS
 from ..model.family import Family
-from ..recipe.config import TrainConfig
+from ..recipe.config import HUBER, TrainConfig
 from .batches import Batches
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,8 @@ def _noise_facts(config: TrainConfig, family: Family) -> dict[str, Any]:
         "ss_model_prediction_type": "raw",
         "ss_guidance_scale": config.guidance,
         "ss_loss_type": config.loss,
-        "ss_huber_c": config.huber_c if config.loss in ("huber", "smooth_l1") else "",
-        "ss_huber_schedule": config.huber_schedule if config.loss in ("huber", "smooth_l1") else "",
+        "ss_huber_c": config.huber_c if config.loss in HUBER[1] else "",
+        "ss_huber_schedule": config.huber_schedule if config.loss in HUBER[1] else "",
     }
 
 

@@ -83,6 +83,9 @@ class Task:
         changes none."""
         parts = {"model": self.host.fingerprint(), "recipe": _digest(self.config.identity()),
                  "images and captions": self.dataset.fingerprint()}
+        kept = [item.digest for item in self.dataset.items if item.rules and item.rules.caption_dropout_rate == 0]
+        if kept and self.config.caption_dropout:  # the images' fingerprint takes 0 for what the recipe says
+            parts["captions that are never left out"] = _digest(kept)
         if self.regularization:
             parts["regularization images"] = self.regularization.fingerprint()
         if self.start:

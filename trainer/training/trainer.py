@@ -20,7 +20,7 @@ from ..model.host import Host, Text
 from ..model.memory import activation_bytes
 from ..model.resident import Resident
 from ..recipe.config import TrainConfig
-from ..recipe.seeds import generator
+from ..recipe.seeds import generator, seeded
 from .averaging import Averaged
 from .batches import Batches
 from .example import Example
@@ -182,10 +182,7 @@ class Trainer:
         if not self._drops:
             yield
             return
-        device = self.host.device
-        kind = "cuda" if device.type == "cpu" else device.type  # the kind whose generators are kept besides the CPU's
-        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=kind):
-            torch.manual_seed(generator(self.config.seed, "dropout", k).initial_seed())
+        with seeded(self.host.device, generator(self.config.seed, "dropout", k).initial_seed()):
             yield
 
     def losses(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ...disk.files import write_atomic
+from ...disk.files import keep_once, write_atomic
 from ...recipe.choices import CaptionShuffle
 
 PLACEHOLDERS = ("trigger", "caption", "name")
@@ -85,9 +85,7 @@ def write(image: Path, caption: str, extension: str = "") -> None:
     """Writes the caption beside an image, to the file that `read` reads. What was there before is kept once, with .bak
     added to its name. Raises OSError if the disk does not take it; then what was there before is still there."""
     path = caption_path(image, extension)
-    backup = path.with_name(path.name + ".bak")
-    if path.exists() and not backup.exists():
-        write_atomic(backup, path.read_bytes())
+    keep_once(path)
     write_atomic(path, (caption + "\n").encode())
 
 

@@ -20,7 +20,7 @@ from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
-from .folder import check_folder, list_pictures, masks_beside, shared_captions
+from .folder import check_folder, list_pictures, shared_captions, with_masks
 from .found import Found
 
 MOST_BYTES = 2**20
@@ -176,10 +176,8 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
     named = {p.stem: p for p in list_pictures(block.mask_folder)[0]} if block.mask_folder else None
     for place in _folders(block):
         pictures, left_out = list_pictures(place)
-        beside = masks_beside(pictures)
-        no_images = {mask for those in beside.values() for mask in those}
-        for path in (p for p in pictures if p not in no_images):
-            entry = replace(block.common, path=path, masks=beside[path], masked=block.masked,
+        for path, own in with_masks(pictures).items():
+            entry = replace(block.common, path=path, masks=own, masked=block.masked,
                             caption_extension=block.extension)
             found.append(_masked(entry, named) if block.masked else entry)
         said += left_out

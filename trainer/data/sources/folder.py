@@ -116,25 +116,25 @@ def _entries(pictures: dict[Path, list[Path]], places: dict[Path, int]) -> list[
     found: list[Found] = []
     problems: list[str] = []
     for place, these in pictures.items():
-        beside = masks_beside(these)
-        no_images = {mask for masks in beside.values() for mask in masks}
-        chosen = [p for p in these if p not in no_images]
+        chosen = with_masks(these)
         weights, wrong = _read_weights(place / WEIGHTS, [p.name for p in chosen])
-        found += [Found(p, places.get(place, 1), weights.get(p.name, 1.0), beside[p]) for p in chosen]
+        found += [Found(p, places.get(place, 1), weights.get(p.name, 1.0), own) for p, own in chosen.items()]
         problems += wrong
     if problems:
         raise ValueError("The weights of images cannot be used:\n" + "\n".join(problems))
     return found
 
 
-def masks_beside(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
-    """Returns the mask pictures of each picture, as `masks.beside` does, but raises ValueError if a mask folder cannot
-    be read."""
+def with_masks(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
+    """Returns the pictures that are no masks, each with its masks, the one to use first. Raises ValueError if a mask
+    folder cannot be read."""
     try:
-        return masks.beside(pictures)
+        beside = masks.beside(pictures)
     except OSError as err:
         raise ValueError(f"A mask folder beside '{pictures[0]}' cannot be read ({err.strerror}). Look at its "
                          "permissions.") from err
+    no_images = {mask for masks in beside.values() for mask in masks}
+    return {picture: own for picture, own in beside.items() if picture not in no_images}
 
 
 def _captioned(found: Sequence[Found], rows: dict[Path, str]) -> tuple[list[Found], list[str]]:

@@ -45,6 +45,8 @@ class Kind:
     uses: frozenset[str] = frozenset()
     """The settings of a recipe that have a meaning for this kind, but not for every kind."""
     inits: tuple[str, ...] = ("kaiming",)
+    inits_from_weights: tuple[str, ...] = ()
+    """Those of `inits` that take the start out of the model's own weights."""
     least_rank: int = 1
     scale: Callable[[float, int], float] = lambda alpha, rank: alpha / rank
     """(alpha, R) → the factor by which the adapter's change is multiplied."""
@@ -62,6 +64,8 @@ class Kind:
     """(layer, x) → the layer's output, for layers without dropout. None: PEFT's own forward is used."""
     reads_weights: bool = False
     """Whether the adapter computes with the model's own weights."""
+    buffers: tuple[str, ...] = ()
+    """The buffers of a layer that belong to the adapter as its parameters do."""
 
     # In a file
 

@@ -18,6 +18,8 @@ from ...model.view import real_weights
 from .kind import NAME, Kind, Layer, Restored, Settings, restore
 
 PAIR = ("lora_A.weight", "lora_B.weight")
+STARTS = ("start_A", "start_B")
+"""What PiSSA takes out of W."""
 SCALES = ("dora_scale", "lora_magnitude_vector")
 """The scales of a DoRA: ComfyUI's (O, 1), which it divides by ‖W‖, and PEFT's magnitudes (O,), which it divides by
 ‖W + ΔW‖."""
@@ -40,7 +42,7 @@ def _finish(layer: Any, settings: Settings, rank: int, scale: float) -> None:
         param = layer.lora_A[NAME].weight
         param.data.copy_(nn.init.orthogonal_(torch.empty(param.shape), gain=1 / math.sqrt(3)))
     if settings.init == "PiSSA":
-        for name, matrix in (("start_A", layer.lora_A), ("start_B", layer.lora_B)):
+        for name, matrix in zip(STARTS, (layer.lora_A, layer.lora_B), strict=True):
             param = matrix[NAME].weight
             param.data = param.data.to(layer.base_layer.placeholder.dtype)
             layer.register_buffer(name, param.detach().clone())
@@ -110,7 +112,8 @@ def _norms(layer: Any) -> tuple[Tensor, Tensor]:
 LORA = Kind(
     # Hu et al. 2021 (arXiv:2106.09685): h = Wx + s BAx, with B = 0 at the start
     uses=frozenset({"alpha", "lora_plus_ratio", "dropout", "rank_dropout"}), inits=("kaiming", "orthogonal", "PiSSA"),
-    config=_lora_config, finish=_finish, forward=_fused, stored_as="LoRA", tensors=(PAIR,), products=(PAIR,),
+    inits_from_weights=("PiSSA",), buffers=STARTS, config=_lora_config, finish=_finish, forward=_fused,
+    stored_as="LoRA", tensors=(PAIR,), products=(PAIR,),
     rank=lambda layer: len(layer[PAIR[0]]), widths=lambda layer: (layer[PAIR[0]].shape[1], len(layer[PAIR[1]])),
     export=_export, restore=restore, formats=("ComfyUI", "kohya", "diffusers"))
 KINDS = {
