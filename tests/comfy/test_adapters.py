@@ -13,6 +13,7 @@ import pytest
 import torch
 from livelora.trainer.comfy.families.flux1 import FLUX1
 from livelora.trainer.comfy.host import ComfyHost, fetch, with_lora
+from livelora.trainer.lora import kinds
 from livelora.trainer.lora.formats import adapter_kind
 from livelora.trainer.lora.inject import (
     Layout,
@@ -32,10 +33,10 @@ from tiny_flux import CONFIG, batch, load_flux
 from torch import nn
 
 KINDS = {
-    "LoRA": {}, "rsLoRA": {"adapter": "rsLoRA", "alpha": 3.0}, "DoRA": {"adapter": "DoRA"},
-    "LoHa": {"adapter": "LoHa"}, "LoKr": {"adapter": "LoKr"}, "LoKr, whole": {"adapter": "LoKr", "rank": 512,
-                                                                             "lokr_factor": 4, "alpha": 256.0},
-    "OFT": {"adapter": "OFT", "rank": 8}, "orthogonal": {"init": "orthogonal"}, "PiSSA": {"init": "PiSSA"},
+    **{kind: {"adapter": kind} for kind in kinds.KINDS},
+    "rsLoRA": {"adapter": "rsLoRA", "alpha": 3.0}, "OFT": {"adapter": "OFT", "rank": 8},
+    "LoKr, whole": {"adapter": "LoKr", "rank": 512, "lokr_factor": 4, "alpha": 256.0},
+    "orthogonal": {"init": "orthogonal"}, "PiSSA": {"init": "PiSSA"},
     "ranks by block": {"block_ranks": "double: 2, single 1: 8", "alpha": 2.0},
 }
 ALL = pytest.mark.parametrize("kind", KINDS)
