@@ -34,8 +34,10 @@ from torch import nn
 
 KINDS = {
     **{kind: {"adapter": kind} for kind in kinds.KINDS},
-    "rsLoRA": {"adapter": "rsLoRA", "alpha": 3.0}, "OFT": {"adapter": "OFT", "rank": 8},
-    "LoKr, whole": {"adapter": "LoKr", "rank": 512, "lokr_factor": 4, "alpha": 256.0},
+    "LoRA": {}, "rsLoRA": {"adapter": "rsLoRA", "alpha": 3.0}, "DoRA": {"adapter": "DoRA"},
+    "LoHa": {"adapter": "LoHa"}, "LoKr": {"adapter": "LoKr"}, "LoKr, whole": {"adapter": "LoKr", "rank": 512,
+                                                                             "lokr_factor": 4, "alpha": 256.0},
+    "OFT": {"adapter": "OFT", "rank": 8},
     "orthogonal": {"init": "orthogonal"}, "PiSSA": {"init": "PiSSA"},
     "ranks by block": {"block_ranks": "double: 2, single 1: 8", "alpha": 2.0},
 }
@@ -98,6 +100,20 @@ def live_output(patcher, latents, sigmas, text):
         mm.load_models_gpu([patcher])
         return patcher.model.diffusion_model(latents.clone(), sigmas, text["cond"], text["pooled_output"],
                                              torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+def test_a_draw_of_nought_leaves_no_layer_out(bases, kind, monkeypatch):
+    """PEFT draws for these in every forward, though nothing is to be dropped."""
+    host, _ = bases("linear")
+    latents, _, sigmas, texts = batch(host, 1)
+    view, config = host.view(torch.float32), recipe(kind)
+    inject(view, config, layout(view, config, FLUX1))
+    scatter(view)
+    with torch.no_grad():
+        expected = host.predict(view, latents, sigmas, texts, 1.0)
+        monkeypatch.setattr(torch, "rand", torch.zeros)
+        assert host.predict(view, latents, sigmas, texts, 1.0).equal(expected)
 
 
 @BASES

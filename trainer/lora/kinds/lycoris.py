@@ -29,8 +29,11 @@ def _lokr_config(settings: Settings, common: dict[str, Any], ranked: dict[str, A
                                       decompose_factor=settings.lokr_factor, **common, **ranked)
 
 
-def _set_scale(layer: Any, settings: Settings, rank: int, scale: float) -> None:
+def _finish(layer: Any, settings: Settings, rank: int, scale: float) -> None:
     layer.scaling[NAME] = scale
+    # PEFT leaves a layer out if it draws no more than this, and it draws 0 once in 2²⁴ times even where nothing is to
+    # be dropped. A block that is recomputed would then not be the same. We drop modules ourselves.
+    layer.module_dropout[NAME] = -1.0
 
 
 def _export_loha(layer: Any) -> Layer:
@@ -73,14 +76,14 @@ def _factor(layer: Layer, name: str) -> tuple[int, int]:
 KINDS = {
     # Hyeon-Woo et al. 2021 (arXiv:2108.06098)
     "LoHa": Kind(
-        uses=frozenset({"alpha", "rank_dropout"}), config=_loha_config, finish=_set_scale, stored_as="LoHa",
+        uses=frozenset({"alpha", "rank_dropout"}), config=_loha_config, finish=_finish, stored_as="LoHa",
         tensors=(LOHA,), marks=("hada_w1_a",), products=(("hada_w1_b", "hada_w1_a"), ("hada_w2_b", "hada_w2_a")),
         rank=lambda layer: len(layer["hada_w1_b"]),
         widths=lambda layer: (layer["hada_w1_b"].shape[1], len(layer["hada_w1_a"])), export=_export_loha,
         restore=restore, lycoris={"algo": "loha"}, not_merged=NO_PRODUCT),
     # Yeh et al. 2023 (arXiv:2309.14859)
     "LoKr": Kind(
-        uses=frozenset({"alpha", "rank_dropout", "lokr_factor"}), config=_lokr_config, finish=_set_scale,
+        uses=frozenset({"alpha", "rank_dropout", "lokr_factor"}), config=_lokr_config, finish=_finish,
         stored_as="LoKr",
         tensors=tuple((*one, *two) for one in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
                       for two in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))),
