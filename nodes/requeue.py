@@ -91,8 +91,8 @@ async def _queue(sender: Sender, graph: Graph, about: dict[str, Any], job: Job |
     nobody waits for the outputs of other nodes. `job` then waits for this prompt."""
     ready = await validate(sender.server, graph.changed({"mode": "background"}).prompt, graph.node)
     EVERYBODY.remember(ready.id, sender.user)
-    if job:
-        await asyncio.to_thread(job.await_prompt, ready.id)
     client = {} if sender.client_id is None else {"client_id": sender.client_id}
     put(sender.server, ready, {"extra_pnginfo": about, **client})
+    if job:  # only now, because an awaited prompt that is not in the queue counts as taken off it
+        await asyncio.to_thread(job.prompt_is_queued, ready.id)
     return ready.id

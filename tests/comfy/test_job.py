@@ -315,6 +315,16 @@ def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, d
     assert later.resume(found) is False and found.awaited  # its model is not in memory: its workflow must bring it
     with pytest.raises(Refused, match="waits in ComfyUI's queue already"):
         later.resume(found)
+    found.prompt_is_queued("a prompt")
+    assert found.awaited == "a prompt"
+
+
+def test_a_prompt_that_came_before_its_id_was_noted_is_not_awaited(jobs, host, dataset):
+    job = run(jobs, host, dataset)
+    job.await_prompt()
+    job.was_queued("fair share")
+    job.prompt_is_queued("a prompt")
+    assert not job.awaited
 
 
 def test_actions_that_do_not_go_with_the_state_are_refused_with_a_reason(jobs, host, dataset):

@@ -18,7 +18,7 @@ from ..training.task import Task, fingerprint
 from .folder import JobFolder
 from .job import Job
 from .lease import Lease, Sharing
-from .states import ACTIVE, COMING, Refused, Wish
+from .states import ACTIVE, Refused, Wish
 from .status import details, status
 from .worker import Worker
 from .workflow import Graph
@@ -109,7 +109,7 @@ class Book:
             if job.task:
                 self._queue(job)
                 return True
-            job.await_prompt(COMING)
+            job.await_prompt()
             return False
 
     def extend(self, job: Job, steps: int) -> bool:
@@ -121,7 +121,7 @@ class Book:
             longer = dataclasses.replace(job.config, extra_steps=job.config.extra_steps + steps)
             self._extended += 1
             if job.state in ("stopped", "done"):
-                job.await_prompt(COMING)
+                job.await_prompt()
                 return False
             job.lengthen(longer)
             return True

@@ -16,7 +16,7 @@ from .card import Card
 from .folder import JobFolder, Which
 from .history import History
 from .lease import Sharing
-from .states import ACTIONS, DURING_TRAINING, REQUEUED, Refused, State, Wish, any_of
+from .states import ACTIONS, COMING, DURING_TRAINING, REQUEUED, Refused, State, Wish, any_of
 from .workflow import Graph
 
 log = logging.getLogger(__name__)
@@ -171,11 +171,17 @@ class Job:
         with self.lock:
             self.sharing, self.awaited = sharing, ""
 
-    def await_prompt(self, prompt_id: str) -> None:
-        """Notes the prompt that will bring the job's model back; COMING if it has no id yet."""
+    def await_prompt(self) -> None:
+        """Notes that a prompt, which is not queued yet, will bring the job's model back."""
         with self.lock:
-            self.awaited = prompt_id
+            self.awaited = COMING
             self.notify("progress")
+
+    def prompt_is_queued(self, prompt_id: str) -> None:
+        """Notes the id of the prompt that was awaited, unless it has come already."""
+        with self.lock:
+            if self.awaited == COMING:
+                self.awaited = prompt_id
 
     def not_coming(self, message: str, prompt_id: str = "") -> None:
         """Notes that no prompt brings the model back; with `prompt_id`, only if that prompt is still awaited."""
