@@ -14,7 +14,7 @@ import statistics
 import time
 from typing import Any
 
-from quality import EVERY, RECIPE, Run, World, make_world, train  # first: it makes `livelora` importable
+from quality import EVERY, RECIPE, Run, World, begin, train  # first: it makes `livelora` importable
 
 # isort: split
 import torch
@@ -160,13 +160,7 @@ ENGINES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    RECIPE["steps"] = options.steps
-    world = make_world()
-    print(f"{RECIPE}\nheld-out loss without a LoRA: {world.base:.4f}", flush=True)
+    options, world = begin(argparse.ArgumentParser(description=__doc__.split("\n")[0]))
     compare(world, options.seeds)
 
 

@@ -113,8 +113,18 @@ class World:
                                 for loss in self.held_out.losses(trainer, part, base=base))
 
 
-def make_world() -> World:
-    """Loads and encodes everything."""
+def begin(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, World]:
+    """Reads the command line, loads and encodes everything, and prints what all runs have in common."""
+    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    RECIPE["steps"] = options.steps
+    world = _make_world()
+    print(f"{RECIPE}\nheld-out loss without a LoRA: {world.base:.4f}", flush=True)
+    return options, world
+
+
+def _make_world() -> World:
     torch.set_num_threads(1)
     with torch.inference_mode():
         host = ComfyHost(*load_demo_model(ROOT / "nodes" / "demo_weights"))
@@ -269,12 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["choices", "claims", "tlora"])
     parser.add_argument("--only", default="", help="fields of `choices`, with commas between")
-    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    RECIPE["steps"] = options.steps
-    world = make_world()
-    print(f"{RECIPE}\nheld-out loss without a LoRA: {world.base:.4f}", flush=True)
+    options, world = begin(parser)
     if options.what == "choices":
         choices(world, [name for name in options.only.split(",") if name], options.seeds)
     else:

@@ -22,6 +22,9 @@ from ..trainer.data.sources.choose import check, find_any
 from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset, refusal
 
+SMALLEST, LARGEST = 64, 2048
+"""The smallest and the largest resolution."""
+
 
 class DatasetLoader(io.ComfyNode):
     @classmethod
@@ -40,16 +43,13 @@ class DatasetLoader(io.ComfyNode):
                     "Subfolders named like 10_name are read too, each image 10 times an epoch; so is metadata.jsonl or "
                     "metadata.csv. A .zip, a dataset .toml of sd-scripts and a .yaml or .json of ai-toolkit work as "
                     "well. 'demo_dataset' comes with LiveLoRA.")),
-                io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
-                    "Images are trained at about resolution × resolution pixels, in the shape that fits each best. 512 "
-                    "is fast and enough for most LoRAs; 768 or 1024 for fine detail, at two to four times the time and "
-                    "memory. If another trainer's configuration names a resolution, that one is used.")),
+                resolution_input(
+                    "512 is fast and enough for most LoRAs; 768 or 1024 for fine detail, at two to four times the time "
+                    "and memory. If another trainer's configuration names a resolution, that one is used."),
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat. It is noted "
                     "in the LoRA file. The LoRA Captioner can write it into the captions.")),
-                io.Combo.Input("missing_captions", options=list(get_args(OnMissingCaption)), advanced=True, tooltip=(
-                    "What to do with images that have no caption. refuse: name them and stop. use the trigger word: "
-                    "train them with the trigger word alone.")),
+                missing_captions_input(),
                 io.Combo.Input("bad_images", options=list(get_args(OnBadImage)), advanced=True, tooltip=(
                     "What to do with images that cannot be read, are too large or have an unusable mask. refuse: name "
                     "them and stop. skip: leave them out.")),
@@ -59,9 +59,7 @@ class DatasetLoader(io.ComfyNode):
                     "cat_mask.png beside cat.png, or in mask/cat.png, else what is not transparent in the image "
                     "itself. Use it to keep backgrounds or other people out of the LoRA.")),
                 *cutting(),
-                io.Clip.Input("clip", optional=True, tooltip=(
-                    "Wire in the CLIP you train with: the report then counts the tokens of the captions and names "
-                    "those that are too long for it.")),
+                clip_input(),
             ],
             outputs=outputs(),
         )
@@ -96,6 +94,26 @@ class DatasetLoader(io.ComfyNode):
                        tell=show_progress)
         trim(scratch, "unpacked/*")
         return shown(cls, dataset, clip)
+
+
+def resolution_input(more: str) -> io.Input:
+    """Returns the input for the resolution. `more` ends its tooltip."""
+    return io.Int.Input("resolution", default=512, min=SMALLEST, max=LARGEST, step=16, tooltip=(
+        "Images are trained at about resolution × resolution pixels, in the shape that fits each best. " + more))
+
+
+def missing_captions_input() -> io.Input:
+    """Returns the input that says what happens to images without a caption."""
+    return io.Combo.Input("missing_captions", options=list(get_args(OnMissingCaption)), advanced=True, tooltip=(
+        "What to do with images that have no caption. refuse: name them and stop. use the trigger word: train them "
+        "with the trigger word alone."))
+
+
+def clip_input() -> io.Input:
+    """Returns the input that takes a CLIP for the report."""
+    return io.Clip.Input("clip", optional=True, tooltip=(
+        "Wire in the CLIP you train with: the report then counts the tokens of the captions and names those that are "
+        "too long for it."))
 
 
 def cutting() -> list[io.Input]:
@@ -137,11 +155,11 @@ def outputs() -> list[io.Output]:
 def cut_of(resolution: int, more_resolutions: str = "", upscale: bool = False, crop: Crop = "centre",
            flip_aug: bool = False, color_aug: bool = False) -> Cut:
     """Returns how to bring pictures to size, from the inputs of `cutting`. Raises ValueError for resolutions that are
-    not numbers from 64 to 2048."""
+    not numbers that are allowed."""
     words = more_resolutions.replace(",", " ").replace(";", " ").split()
-    wrong = [word for word in words if not word.isdecimal() or not 64 <= int(word) <= 2048]
+    wrong = [word for word in words if not word.isdecimal() or not SMALLEST <= int(word) <= LARGEST]
     if wrong:
-        raise ValueError(f"more_resolutions must be numbers from 64 to 2048 such as '768, 1024', got "
+        raise ValueError(f"more_resolutions must be numbers from {SMALLEST} to {LARGEST} such as '768, 1024', got "
                          f"{', '.join(map(repr, wrong))}.")
     return Cut(resolution=resolution, more_resolutions=tuple(map(int, words)), upscale=upscale,
                augment=Augment(crop=crop, flip=flip_aug, color=color_aug))

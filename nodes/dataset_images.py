@@ -12,7 +12,7 @@ from ..trainer.comfy.progress import show_progress
 from ..trainer.data.cache import trim
 from ..trainer.data.given import Given, dataset
 from ..trainer.data.scan import scan
-from .dataset import cut_of, cutting, outputs, shown
+from .dataset import clip_input, cut_of, cutting, missing_captions_input, outputs, resolution_input, shown
 from .jobs import EVERYBODY
 from .types import CATEGORY
 
@@ -42,18 +42,12 @@ class DatasetFromImages(io.ComfyNode):
                 io.Conditioning.Input("conditioning", optional=True, tooltip=(
                     "In place of captions: conditioning from the CLIP of the model that is trained. Captions that are "
                     "encoded already cannot be shuffled or edited.")),
-                io.Int.Input("resolution", default=512, min=64, max=2048, step=16, tooltip=(
-                    "Images are trained at about resolution × resolution pixels, in the shape that fits each best. "
-                    "Latents keep the size that they have.")),
+                resolution_input("Latents keep the size that they have."),
                 io.String.Input("trigger_word", default="", tooltip=(
                     "The word that will call your LoRA, best one that means nothing else, like ohwx_cat.")),
-                io.Combo.Input("missing_captions", options=["refuse", "use the trigger word"], advanced=True, tooltip=(
-                    "What to do with images that have no caption. refuse: name them and stop. use the trigger word: "
-                    "train them with the trigger word alone.")),
+                missing_captions_input(),
                 *cutting(),
-                io.Clip.Input("clip", optional=True, tooltip=(
-                    "Wire in the CLIP you train with: the report then counts the tokens of the captions and names "
-                    "those that are too long for it.")),
+                clip_input(),
             ],
             outputs=outputs(),
         )

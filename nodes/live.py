@@ -11,8 +11,10 @@ from ..trainer.jobs.folder import Which
 from ..trainer.jobs.job import Job
 from ..trainer.lora.file import Lora
 from ..trainer.lora.tensors import check_fits
+from ..trainer.samples.comparison import MOST_STRENGTH
 from .job_input import check_job, chosen, job_input
 from .jobs import EVERYBODY
+from .recipe import most
 from .types import CATEGORY
 
 
@@ -33,14 +35,14 @@ class Live(io.ComfyNode):
                     io.DynamicCombo.Option("newest", []),
                     io.DynamicCombo.Option("best", []),
                     io.DynamicCombo.Option("step", [
-                        io.Int.Input("step", default=100, min=1, max=200000, tooltip=(
+                        io.Int.Input("step", default=100, min=1, max=most("steps") + most("extra_steps"), tooltip=(
                             "A step whose state is still on disk. LoRA Train's save_every and keep_states say which "
                             "those are. If you choose another, the error lists them.")),
                     ]),
                 ], tooltip=(
                     "Which LoRA of the job. newest: the one after the last step. best: the one with the lowest "
                     "held-out loss, if that is measured. step: the one after a step that you choose.")),
-                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
+                io.Float.Input("strength", default=1.0, min=-MOST_STRENGTH, max=MOST_STRENGTH, step=0.01, tooltip=(
                     "How strongly the LoRA goes in, as in Load LoRA. 0 leaves the model as it is.")),
             ],
             outputs=[

@@ -9,8 +9,7 @@ from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.lora import merge
 from ..trainer.lora.file import Lora
-from ..trainer.recipe.config import TrainConfig
-from ..trainer.recipe.settings import about, field_of
+from .recipe import most
 from .types import CATEGORY, LoraModel, refusal
 
 
@@ -32,7 +31,7 @@ class MergeLoras(io.ComfyNode):
                 io.Combo.Input("lora_b", options=["none", *lora_names()], default="none", tooltip=(
                     "The LoRA that is added to it. none: only resize the first.")),
                 _strength("strength_b"),
-                io.Int.Input("rank", default=0, min=0, max=int(about(field_of(TrainConfig, "rank")).high), tooltip=(
+                io.Int.Input("rank", default=0, min=0, max=most("rank"), tooltip=(
                     "The highest rank of the result. 0 keeps everything: the ranks add up and the result is exact. "
                     "Lower it for a smaller file, and look at the report: what is not kept is lost.")),
             ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..trainer.comfy.families import USUAL
@@ -30,14 +32,14 @@ class SamplePreview(io.ComfyNode):
                     "start with # are skipped.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(
                     "Steps between two rounds of pictures. Each round takes as long as drawing the prompts does.")),
-                io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Width in pixels."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Height in pixels."),
-                io.Int.Input("seed", default=42, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, tooltip=(
+                io.Int.Input("width", default=512, **_limits("width"), tooltip="Width in pixels."),
+                io.Int.Input("height", default=512, **_limits("height"), tooltip="Height in pixels."),
+                io.Int.Input("seed", default=42, **_limits("seed"), control_after_generate=False, tooltip=(
                     "The same seed in every round, so that only the LoRA changes.")),
-                io.Int.Input("sampler_steps", default=20, min=1, max=200, advanced=True, tooltip="As in KSampler."),
-                io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
+                io.Int.Input("sampler_steps", default=20, **_limits("steps"), advanced=True, tooltip="As in KSampler."),
+                io.Float.Input("cfg", default=1.0, **_limits("cfg", 0.1), advanced=True, tooltip=(
                     f"Classifier-free guidance. 1 for distilled models such as {USUAL.name}.")),
-                io.Float.Input("guidance", default=3.5, min=0.0, max=30.0, step=0.1, advanced=True, tooltip=(
+                io.Float.Input("guidance", default=3.5, **_limits("guidance", 0.1), advanced=True, tooltip=(
                     "The guidance input of a distilled model, if it has one.")),
                 io.String.Input("negative", default="", advanced=True, tooltip=(
                     "Negative prompt. It matters only if cfg is not 1.")),
@@ -45,7 +47,7 @@ class SamplePreview(io.ComfyNode):
                                tooltip="As in KSampler."),
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
                                tooltip="As in KSampler."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05, advanced=True, optional=True,
+                io.Float.Input("strength", default=1.0, **_limits("strength", 0.05), advanced=True, optional=True,
                                tooltip="How strongly the LoRA goes in, as in Load LoRA. 0 draws the base model."),
             ],
             outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
@@ -65,3 +67,9 @@ class SamplePreview(io.ComfyNode):
                                   sampler_name=sampler_name, scheduler=scheduler, seed=seed, strength=strength)
         drawn = samples.parse_all(prompts, negative, settings)
         return io.NodeOutput((Preview(drawn, every_n_steps), cls.hidden.unique_id))
+
+
+def _limits(setting: str, step: float | None = None) -> dict[str, Any]:
+    """Returns the limits that a setting has behind a prompt as well, for an input."""
+    known = samples.number(setting)
+    return {"min": known.low, "max": known.high, "step": step or known.grid}

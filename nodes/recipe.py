@@ -42,6 +42,11 @@ def rare(*, newer: bool) -> Iterator[io.Input]:
         yield _input(field, field.default, optional=True, advanced=True)
 
 
+def most(name: str) -> int:
+    """Returns the largest whole number that a recipe can have for a setting."""
+    return int(about(field_of(TrainConfig, name)).high)
+
+
 def _input(field: Field[Any], default: Any, **options: Any) -> io.Input:
     known = about(field)
     options |= {"default": default, "tooltip": known.says.replace("{example}", USUAL.examples.get(field.name, ""))}

@@ -94,5 +94,5 @@ async def _queue(sender: Sender, graph: Graph, about: dict[str, Any], job: Job |
     client = {} if sender.client_id is None else {"client_id": sender.client_id}
     put(sender.server, ready, {"extra_pnginfo": about, **client})
     if job:  # only now, because an awaited prompt that is not in the queue counts as taken off it
-        await asyncio.to_thread(job.prompt_is_queued, ready.id)
+        await asyncio.to_thread(job.await_prompt, ready.id)
     return ready.id

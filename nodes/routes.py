@@ -18,10 +18,9 @@ from ..trainer.jobs.book import Book
 from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.states import ACTIVE, COMING
-from ..trainer.recipe.config import TrainConfig
-from ..trainer.recipe.settings import about, field_of
 from .guard import Field, HttpError, answered, read_body, refuse_foreign, shown
 from .jobs import EVERYBODY
+from .recipe import most
 from .requeue import Sender, duplicate, requeue
 from .users import RequestUsers
 
@@ -29,7 +28,7 @@ JOBS, JOB = "/livelora/jobs", "/livelora/jobs/{job:[^/]+}"
 """The addresses of all jobs and of one. The pattern is written out because aiohttp's own does not match braces."""
 MOST_LINES = 10000
 """The most lines of the metrics in one answer."""
-MOST_STEPS = int(about(field_of(TrainConfig, "extra_steps")).high)
+MOST_STEPS = most("extra_steps")
 """The most steps by which a job can be extended in all."""
 
 
@@ -219,9 +218,10 @@ async def _move(call: Call) -> dict[str, Any]:
 
 
 async def _share(call: Call) -> dict[str, Any]:
-    if call.body["policy"] not in get_args(Sharing):
-        raise HttpError(400, f"policy must be {POLICY.means}, got '{shown(call.body['policy'])}'.")
-    await asyncio.to_thread(call.job.share, call.body["policy"])
+    try:
+        await asyncio.to_thread(call.job.share, call.body["policy"])
+    except ValueError as err:
+        raise HttpError(400, str(err)) from err
     return await call.status()
 
 

@@ -26,6 +26,7 @@ from comfy.cli_args import args  # noqa: E402
 from comfyui import Server  # noqa: E402
 from forked import Parent  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+from PIL import ImageFont  # noqa: E402
 from trainings import wait_for as wait_for_job  # noqa: E402
 
 # A shell that runs us in the background ignores Ctrl+C, and so would the servers that are told to end by it.
@@ -61,3 +62,12 @@ def forked_servers():
 def wait_for():
     """Waits until a job says something, and gives all that it says then."""
     return wait_for_job
+
+
+@pytest.fixture
+def system_font():
+    """Passes over a test where the system has no font for more letters than pillow's own."""
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 13)
+    except OSError:
+        pytest.skip("this machine has no DejaVu Sans")

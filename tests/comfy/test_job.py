@@ -315,7 +315,7 @@ def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, d
     assert later.resume(found) is False and found.awaited  # its model is not in memory: its workflow must bring it
     with pytest.raises(Refused, match="waits in ComfyUI's queue already"):
         later.resume(found)
-    found.prompt_is_queued("a prompt")
+    found.await_prompt("a prompt")
     assert found.awaited == "a prompt"
 
 
@@ -323,7 +323,7 @@ def test_a_prompt_that_came_before_its_id_was_noted_is_not_awaited(jobs, host, d
     job = run(jobs, host, dataset)
     job.await_prompt()
     job.was_queued("fair share")
-    job.prompt_is_queued("a prompt")
+    job.await_prompt("a prompt")
     assert not job.awaited
 
 

@@ -125,14 +125,12 @@ class Dataset:
     def split(self, held_out: float) -> tuple[Dataset, Dataset | None]:
         """Returns the dataset that is trained, and the one that is kept from training to be measured.
 
-        `held_out` is how many different pictures of each folder are kept. Below 1 it is the share of them that is kept,
-        but at least one if there are two or more. Which ones are kept depends on their content alone, and identical
-        pictures stay together. Raises ValueError if a folder would have nothing left to train on, or if nothing would
-        be kept."""
+        `held_out` is how many different pictures of each folder are kept, as a whole number. Below 1 it is the share of
+        them that is kept, but at least one if there are two or more. Which ones are kept depends on their content
+        alone, and identical pictures stay together. Raises ValueError if a folder would have nothing left to train on,
+        or if nothing would be kept."""
         if not held_out:
             return self, None
-        if held_out > 1 and held_out % 1:
-            raise ValueError(f"held_out must be a whole number of images or a fraction below 1, got {held_out}.")
         digests: dict[Path, set[str]] = {}
         for item in self.items:
             digests.setdefault(item.path.parent, set()).add(item.digest)

@@ -8,7 +8,7 @@ NAMED = 5
 """The most files that a message names."""
 
 
-def name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str], most: int = NAMED) -> str:
     """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number."""
-    some = (name.encode("utf-8", "backslashreplace").decode() for name in names[:NAMED])
-    return ", ".join(some) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    some = (name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
+    return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -137,7 +137,7 @@ class Job:
     def share(self, sharing: Sharing) -> None:
         """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for an unknown rule."""
         if sharing not in get_args(Sharing):
-            raise ValueError(f"policy must be one of {', '.join(get_args(Sharing))}, got {sharing!r}.")
+            raise ValueError(f"policy must be one of {', '.join(get_args(Sharing))}, got {sharing[:80]!r}.")
         with self.lock:
             self.sharing = sharing
             self._tell()
@@ -171,17 +171,11 @@ class Job:
         with self.lock:
             self.sharing, self.awaited = sharing, ""
 
-    def await_prompt(self) -> None:
-        """Notes that a prompt, which is not queued yet, will bring the job's model back."""
+    def await_prompt(self, prompt_id: str = COMING) -> None:
+        """Notes that a prompt will bring the model back; its id, once it is queued, unless it has come by then."""
         with self.lock:
-            self.awaited = COMING
+            self.awaited = prompt_id if prompt_id == COMING or self.awaited else ""
             self.notify("progress")
-
-    def prompt_is_queued(self, prompt_id: str) -> None:
-        """Notes the id of the prompt that was awaited, unless it has come already."""
-        with self.lock:
-            if self.awaited == COMING:
-                self.awaited = prompt_id
 
     def not_coming(self, message: str, prompt_id: str = "") -> None:
         """Notes that no prompt brings the model back; with `prompt_id`, only if that prompt is still awaited."""

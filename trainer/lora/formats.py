@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model.family import Family
 from .kinds import KINDS, Kind, Layer
+from .kinds.pair import PAIR
 from .names import Names, Place, family_of, kohya_name, names_of
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,6 @@ Families = tuple[Family, ...]
 PREFIX = "diffusion_model."
 PREFIXES = re.compile(r"(lora_unet_|diffusion_model\.|transformer\.|base_model\.model\.)*")
 TEXT_ENCODERS = ("lora_te", "text_encoder")
-PARTS = ("lora_A.weight", "lora_B.weight", "alpha", "dora_scale", "lora_magnitude_vector")
-"""The tensors that can be joined again where diffusers cuts a layer into several."""
-ROWS = ("lora_B.weight", "dora_scale", "lora_magnitude_vector")
-"""The tensors among PARTS that have a row for each output."""
 SUFFIXES = {"alpha", *(name for kind in KINDS.values() for names in (*kind.tensors, kind.more) for name in names)}
 ALIASES = {
     "lora_down.weight": "lora_A.weight", "lora_A.default.weight": "lora_A.weight",
@@ -45,6 +42,11 @@ for _kind in KINDS.values():
     STORED.setdefault(_kind.stored_as, _kind)
 _MARKS = {mark: kind for kind in reversed(STORED.values()) for mark in kind.marks}
 _UNMARKED = next(kind for kind in STORED.values() if not kind.marks)
+SCALES = tuple(dict.fromkeys(name for kind in KINDS.values() for names in kind.scales.values() for name in names))
+PARTS = (*PAIR, "alpha", *SCALES)
+"""The tensors that can be joined again where diffusers cuts a layer into several."""
+ROWS = (PAIR[1], *SCALES)
+"""The tensors among PARTS that have a row for each output."""
 
 
 # What a LoRA is
@@ -91,43 +93,46 @@ def write(lora: dict[str, Tensor], format: Format, families: Families) -> dict[s
     Raises ValueError if the format cannot hold the LoRA. diffusers takes only LoRA and DoRA. A DoRA needs `dora_scale`
     for ComfyUI but `lora_magnitude_vector` for diffusers, and one cannot be computed from the other without the model.
     """
+    written = _without_foreign_scales(lora, format)
     if format == "ComfyUI":
-        written = {key: value for key, value in lora.items() if not key.endswith(".lora_magnitude_vector")}
         if len(written) < len(lora):
-            _check_dora(read(lora, families), "dora_scale", format)
+            _check_held(read(lora, families), format)
         return written
     ours = read(lora, families)
-    _check_held(adapter_kind(ours), format)
-    if format == "kohya":
-        return _write_kohya(ours)
-    return _write_diffusers(ours, names_of(family_of(layers(ours), families)))
+    _check_held(ours, format)
+    ours = _without_foreign_scales(ours, format)
+    return _write_kohya(ours) if format == "kohya" else _write_diffusers(
+        ours, names_of(family_of(layers(ours), families)))
 
 
-def _check_held(kind: str, format: Format) -> None:
-    if format not in STORED[kind].formats:
+def _check_held(lora: dict[str, Tensor], format: Format) -> None:
+    """Raises ValueError if a LoRA with our names cannot be in a file of that format."""
+    name = adapter_kind(lora)
+    kind = STORED[name]
+    if format not in kind.formats:
         held = [stored for stored, entry in STORED.items() if format in entry.formats]
-        others = [name for name in FORMATS if name in STORED[kind].formats]
-        raise ValueError(f"{kind} cannot be saved in the format '{format}', which holds {' and '.join(held)} alone. "
-                         f"Choose the format {' or '.join(others)}.")
+        raise ValueError(f"{name} cannot be saved in the format '{format}', which holds {' and '.join(held)} alone. "
+                         f"Choose the format {' or '.join(kind.formats)}.")
+    needed = kind.scales.get(format, ())[:1]
+    if not all({*needed} <= layer.keys() for layer in layers(lora).values()):
+        others = [other for other, names in kind.scales.items() if names[:1] != needed]
+        raise ValueError(f"This {name} cannot be saved in the format '{format}': it comes from a file without "
+                         f"'{needed[0]}'. Choose the format {' or '.join(others)}.")
 
 
-def _check_dora(lora: dict[str, Tensor], needed: str, format: Format) -> None:
-    if adapter_kind(lora) == "DoRA" and not all(needed in layer for layer in layers(lora).values()):
-        others = "diffusers" if needed == "dora_scale" else "ComfyUI or kohya"
-        raise ValueError(f"This DoRA cannot be saved in the format '{format}': it comes from a file without "
-                         f"'{needed}'. Choose the format {others}.")
+def _without_foreign_scales(lora: dict[str, Tensor], format: Format) -> dict[str, Tensor]:
+    foreign = tuple(f".{name}" for kind in STORED.values() if kind.scales
+                    for name in SCALES if name not in kind.scales.get(format, ()))
+    return {key: value for key, value in lora.items() if not key.endswith(foreign)}
 
 
 def _write_kohya(lora: dict[str, Tensor]) -> dict[str, Tensor]:
-    _check_dora(lora, "dora_scale", "kohya")
     names = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
     return {f"lora_unet_{kohya_name(module)}.{names.get(suffix, suffix)}": value
-            for module, layer in layers(lora).items() for suffix, value in layer.items()
-            if suffix != "lora_magnitude_vector"}
+            for module, layer in layers(lora).items() for suffix, value in layer.items()}
 
 
 def _write_diffusers(lora: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
-    _check_dora(lora, "lora_magnitude_vector", "diffusers")
     written = {f"transformer.{name}.{suffix}": value for module, layer in layers(lora).items()
                for name, part in _cut(module, layer, names).items() for suffix, value in part.items()}
     if len({*ranks(lora).values()}) > 1:
@@ -137,9 +142,7 @@ def _write_diffusers(lora: dict[str, Tensor], names: Names) -> dict[str, Tensor]
 
 def _cut(module: str, layer: Layer, names: Names) -> dict[str, Layer]:
     """Cuts our layer into the layers that diffusers has for it. Each gets the same A and its own rows of B. The scale
-    is multiplied into B, so that alpha is the rank.
-
-    diffusers ignores `dora_scale`. It is for ComfyUI, which reads these files too and does not know magnitudes."""
+    is multiplied into B, so that alpha is the rank."""
     shares, rank = names.shares(module), kind_of(layer).rank(layer)
     a, alpha = layer["lora_A.weight"], torch.tensor(float(rank))
     scaled = {**layer, "lora_B.weight": layer["lora_B.weight"] * (layer["alpha"].item() / rank)}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..data.pictures.lettering import Font, font_for, wrapped
 
 Cells = list[list[Image.Image | None]]
 """Rows of pictures of any size. None: there is no picture."""
 PAGE, TEXT, BLANK, FAINT = "#ffffff", "#222222", "#f1f1f1", "#767676"
 MISSING = "no picture"
-SYSTEM_FONTS = ("arial.ttf", "DejaVuSans.ttf", "msyh.ttc", "YuGothM.ttc", "malgun.ttf", "Arial Unicode.ttf",
-                "NotoSansCJK-Regular.ttc")
-"""Fonts of the system for letters that pillow's own font lacks. That font has hardly more than English."""
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def compose(cells: Cells, rows: Sequence[str], columns: Sequence[str], labels: bool) -> Image.Image:
@@ -78,34 +75,11 @@ class _Style(NamedTuple):
         """Returns the style for cells whose shorter side is `edge` pixels. `text` has all letters of the titles."""
         size = max(13, edge // 12)
         gap = max(4, size // 4)
-        return cls(_font(size, text), round(1.25 * size), gap, 2 * gap)
+        return cls(font_for(text, size), round(1.25 * size), gap, 2 * gap)
 
     def wrapped(self, text: str, width: int, height: int) -> str:
         """Breaks text into lines that fit into a box. Text that does not fit is cut, and ends in …"""
-        lines = [""]
-        for word in text.split():
-            joined = f"{lines[-1]} {word}".strip()
-            lines[-1:] = [joined] if self._fits(joined, width) else [lines[-1], *self._pieces(word, width)]
-        lines = [line for line in lines if line]
-        most = max(1, height // self.line)
-        if len(lines) > most:
-            last = lines[most - 1]
-            while last and not self._fits(last + "…", width):
-                last = last[:-1]
-            lines[most - 1:] = [last.rstrip(" ,.") + "…"]
-        return "\n".join(lines)
-
-    def _pieces(self, word: str, width: int) -> list[str]:
-        """Cuts a word into pieces that fit into the box. In scripts without spaces, words have any length."""
-        pieces = [""]
-        for letter in word:
-            if pieces[-1] and not self._fits(pieces[-1] + letter, width):
-                pieces.append("")
-            pieces[-1] += letter
-        return pieces
-
-    def _fits(self, line: str, width: int) -> bool:
-        return self.font.getlength(line) <= width
+        return "\n".join(wrapped(text, self.font, width, max(1, height // self.line)))
 
     def width_of(self, text: str) -> int:
         """Returns the width of the widest line, in pixels."""
@@ -120,34 +94,3 @@ class _Style(NamedTuple):
         (x, y), lines, pen = at, text.split("\n"), ImageDraw.Draw(page)
         for number, line in enumerate(lines):  # pillow's own spacing of lines differs between its versions
             pen.text((x, y + (number - (len(lines) - 1) / 2) * self.line), line, color, self.font, f"{align}m")
-
-
-def _font(size: int, text: str) -> Font:
-    """Returns pillow's own font or, if it lacks letters, whichever of it and the system's fonts lacks the fewest."""
-    own = ImageFont.load_default(size)
-    letters = {letter for letter in text if letter.isprintable() and not letter.isspace()}
-    if not _missing(own, letters):
-        return own
-    others = [found for name in SYSTEM_FONTS if (found := _system_font(name, size))]
-    return min([own, *others], key=lambda font: _missing(font, letters))
-
-
-def _missing(font: Font, letters: set[str]) -> int:
-    """Returns how many letters are drawn as the box that stands for every letter that a font lacks."""
-    box = _shape(font, "\uffff")
-    return sum(_shape(font, letter) == box for letter in letters)
-
-
-def _shape(font: Font, letter: str) -> bytes:
-    right, bottom = font.getbbox(letter)[2:]
-    page = Image.new("L", (math.ceil(right) + 1, math.ceil(bottom) + 1))
-    ImageDraw.Draw(page).text((0, 0), letter, 255, font)
-    return page.tobytes()
-
-
-@functools.cache
-def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:
-        return None

@@ -45,8 +45,13 @@ NUMBERS = {
     "g": Number("guidance", 0, 30),
     "m": Number("strength", 0, 2),
 }
-"""The options that take a number. The limits are those of LoRA Sample Preview's inputs."""
+"""The options that take a number. LoRA Sample Preview's inputs have the same limits."""
 NEGATIVE = "n"
+
+
+def number(setting: str) -> Number:
+    """Returns what a setting may be."""
+    return next(known for known in NUMBERS.values() if known.setting == setting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,11 @@ def param_groups(view: nn.Module, config: TrainConfig, family: Family) -> list[d
     times the LoRA+ ratio (Hayou et al. 2024, arXiv:2402.12354). Rates are positive: to erase, the loss changes its
     sign."""
     groups: dict[float, list[nn.Parameter]] = {}
+    up = KINDS[config.adapter].up
     for name, param in view.named_parameters():
         if param.requires_grad:
             rate = abs(config.learning_rate) * config.learning_rates_by_block.of(family.block_of(name), 1.0)
-            rate *= config.lora_plus_ratio if ".lora_B." in name else 1.0
+            rate *= config.lora_plus_ratio if up and f".{up}." in name else 1.0
             groups.setdefault(rate, []).append(param)
     return [{"params": params, "lr": rate} for rate, params in groups.items()]
 

@@ -104,7 +104,3 @@ def test_a_folder_with_nothing_left_is_named():
 
 def test_a_share_of_nothing_is_refused():
     assert "held_out 0.1 keeps none of the 2 images" in refusal(dataset(root=["a", "a"]), 0.1)
-
-
-def test_half_an_image_is_refused():
-    assert "must be a whole number of images or a fraction below 1, got 2.5" in refusal(dataset(root=numbered(9)), 2.5)

@@ -85,16 +85,10 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     hidden = [name for name in names if re.match(r"\.[^_]", name)]  # ._cat.png is no picture: macOS adds it
     odd = [name for name in seen if not _is_unicode(name)]
     broken = [name for name in seen if os.path.islink(place / name) and not os.path.exists(place / name)]
-    said = []
-    if hidden:
-        said.append(f"{len(hidden)} pictures in '{place.name}' are left out, because their names begin with a dot: "
-                    f"{name_some(hidden)}.")
-    if odd:
-        said.append(f"{len(odd)} pictures in '{place.name}' are left out, because their names are not UTF-8: "
-                    f"{name_some(odd)}. Rename them.")
-    if broken:
-        said.append(f"{len(broken)} pictures in '{place.name}' are left out, because they are links that lead nowhere: "
-                    f"{name_some(broken)}.")
+    left_out = f"pictures in '{place.name}' are left out, because"
+    said = _sentences((hidden, f"{left_out} their names begin with a dot", ""),
+                      (odd, f"{left_out} their names are not UTF-8", " Rename them."),
+                      (broken, f"{left_out} they are links that lead nowhere", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
 
 
@@ -104,10 +98,8 @@ def shared_captions(found: Sequence[Found]) -> list[str]:
     for path, extension in {(f.path, f.caption_extension): None for f in found if f.caption is None}:
         files.setdefault(captions.caption_path(path, extension), []).append(path.name)
     shared = sorted(name for names in files.values() if len(names) > 1 for name in names)
-    if not shared:
-        return []
-    return [f"{len(shared)} images share a caption file, because their names differ only behind the dot: "
-            f"{name_some(shared)}. Rename one of each if they show different things."]
+    return _sentences((shared, "images share a caption file, because their names differ only behind the dot",
+                       " Rename one of each if they show different things."))
 
 
 def _entries(pictures: dict[Path, list[Path]], places: dict[Path, int]) -> list[Found]:
@@ -145,17 +137,16 @@ def _captioned(found: Sequence[Found], rows: dict[Path, str]) -> tuple[list[Foun
     without = [entry.path.name for entry in given if entry.caption is None and entry.path.parent in tables]
     differ = [entry.path.name for entry in given if entry.caption is not None and _differs(entry.path, entry.caption)]
     others = [file.name for file in {*rows} - {entry.path for entry in found}]
-    said = []
-    if differ:
-        said.append(f"{len(differ)} images have another caption in their text file than in the table; the table's are "
-                    f"used: {name_some(differ)}. Take the table away to use the text files.")
-    if without:
-        said.append(f"{len(without)} images have no caption in the table, so their text files are read: "
-                    f"{name_some(without)}.")
-    if others:
-        said.append(f"{len(others)} files that the table names are not images to train on: "
-                    f"{name_some(sorted(others))}.")
-    return given, said
+    return given, _sentences(
+        (differ, "images have another caption in their text file than in the table; the table's are used",
+         " Take the table away to use the text files."),
+        (without, "images have no caption in the table, so their text files are read", ""),
+        (sorted(others), "files that the table names are not images to train on", ""))
+
+
+def _sentences(*groups: tuple[Sequence[str], str, str]) -> list[str]:
+    """Returns what is said of each group of files (names, what they are, what to do) that has any."""
+    return [f"{len(names)} {what}: {name_some(names)}.{then}" for names, what, then in groups if names]
 
 
 def _differs(image: Path, caption: str) -> bool:

@@ -64,6 +64,8 @@ class Kind:
     """(layer, x) → the layer's output, for layers without dropout. None: PEFT's own forward is used."""
     reads_weights: bool = False
     """Whether the adapter computes with the model's own weights."""
+    up: str = ""
+    """The matrix that LoRA+ trains faster. Empty: there is none."""
     buffers: tuple[str, ...] = ()
     """The buffers of a layer that belong to the adapter as its parameters do."""
 
@@ -96,6 +98,9 @@ class Kind:
     """What must be as it was when a file was trained, so that the shapes are the same."""
     formats: tuple[str, ...] = ("ComfyUI", "kohya")
     """The file formats that can hold this kind."""
+    scales: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Format → those of `more` that its files have, for kinds where formats differ in this. A layer must have the first
+    one. All have a row for each output."""
     lycoris: Mapping[str, str] = field(default_factory=dict)
     """The arguments with which LyCORIS trains it, as sd-scripts notes them. Empty: sd-scripts trains it itself."""
     not_merged: str = ""

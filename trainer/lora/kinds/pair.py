@@ -112,7 +112,7 @@ def _norms(layer: Any) -> tuple[Tensor, Tensor]:
 LORA = Kind(
     # Hu et al. 2021 (arXiv:2106.09685): h = Wx + s BAx, with B = 0 at the start
     uses=frozenset({"alpha", "lora_plus_ratio", "dropout", "rank_dropout"}), inits=("kaiming", "orthogonal", "PiSSA"),
-    inits_from_weights=("PiSSA",), buffers=STARTS, config=_lora_config, finish=_finish, forward=_fused,
+    inits_from_weights=("PiSSA",), up="lora_B", buffers=STARTS, config=_lora_config, finish=_finish, forward=_fused,
     stored_as="LoRA", tensors=(PAIR,), products=(PAIR,),
     rank=lambda layer: len(layer[PAIR[0]]), widths=lambda layer: (layer[PAIR[0]].shape[1], len(layer[PAIR[1]])),
     export=_export, restore=restore, formats=("ComfyUI", "kohya", "diffusers"))
@@ -125,6 +125,9 @@ KINDS = {
     "DoRA": replace(
         LORA, uses=frozenset({"alpha", "lora_plus_ratio", "dropout"}), inits=("kaiming", "orthogonal"),
         config=_dora_config, forward=None, reads_weights=True, stored_as="DoRA", more=SCALES, marks=SCALES,
-        export=_export_dora, restore=_restore_dora, lycoris={"algo": "lora", "dora_wd": "True"},
+        export=_export_dora, restore=_restore_dora,
+        # diffusers passes over dora_scale: it is for ComfyUI, which reads these files too and knows no magnitudes
+        scales={"ComfyUI": SCALES[:1], "kohya": SCALES[:1], "diffusers": SCALES[::-1]},
+        lycoris={"algo": "lora", "dora_wd": "True"},
         not_merged="how far it scales the layer's outputs depends on the model's own weights"),
 }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from livelora.trainer.data.item import Dataset, Item
 from livelora.trainer.data.report import report
-from livelora.trainer.data.report.sheet import LINES, contact_sheet, report_picture, wrapped
-from PIL import Image, ImageFont
+from livelora.trainer.data.report.sheet import contact_sheet, report_picture
+from PIL import Image
 from reading import read
-
-FONT = ImageFont.load_default(13)
 
 
 @pytest.fixture
@@ -45,24 +44,9 @@ def test_what_is_no_picture_is_a_tile_with_its_name():
     assert sheet[4, 64].tolist() == pytest.approx([0xd1 / 255, 0xd5 / 255, 0xdb / 255]) and (sheet < 0.4).any()
 
 
-@pytest.mark.parametrize("text", ["word " * 60, "a" * 300, "猫" * 300, "two words", "x\ny\tz"])
-def test_text_is_wrapped_into_its_width(text):
-    lines = wrapped(text, FONT, 100, LINES)
-    assert 0 < len(lines) <= LINES and all(FONT.getlength(line) <= 100 for line in lines)
-    assert lines[-1].endswith("…") == (len(text) > 20)
-
-
-def test_nothing_is_lost_between_lines():
-    text = "the quick brown fox jumps over the lazy dog"
-    assert " ".join(wrapped(text, FONT, 90, 9)) == text
-    assert "".join(wrapped("abcdefghijklmnopqrstuvwxyz", FONT, 50, 9)) == "abcdefghijklmnopqrstuvwxyz"
-
-
-def test_letters_that_the_font_lacks_are_seen_to_be_there():
-    """pillow's own font has ASCII: accents go, and each other character is the box that it draws for what it lacks."""
-    [line] = wrapped("Café 512×512 猫\u200d🎉", FONT, 400, 1)
-    assert line.startswith("Cafe 512x512 ")
-    assert len(line) == len("Cafe 512x512 ") + 2 and FONT.getmask(line[-1]).getbbox()
+def test_captions_in_other_letters_are_written_with_a_font_of_the_system(items, system_font):
+    sheets = [contact_sheet([replace(items[0], caption=caption)], captions=True) for caption in ("я", "ж")]
+    assert not torch.equal(*sheets), "else both are the same box"
 
 
 def test_the_report_as_a_picture(items):
