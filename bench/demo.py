@@ -166,7 +166,8 @@ def run(base: Path) -> dict:
         pictures |= draw(server, lora, {name: captions[name] for name in names[:ROWS]}, {"LoRA 0.5": 0.5})
         print("What overfitting looks like: the same at a learning rate of 0.003 throughout")
         graph[node]["inputs"] |= OVERFIT
-        overfit, _ = train(server, {k: v for k, v in graph.items() if v["class_type"] not in ("LiveLoraSave",)})
+        del graph[node]["inputs"]["preview"]
+        overfit, _ = train(server, {k: v for k, v in graph.items() if v["class_type"] != "LiveLoraSave"})
         listed = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"]
         log = server.log()
     picture = base / "output" / "demo.png"

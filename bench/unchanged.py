@@ -96,9 +96,14 @@ def newest(server: Server) -> str:
     return server.get("/livelora/jobs")[-1]["job"]
 
 
+def checkpointed(seed: int, **changes) -> dict:
+    """A training graph with the default of the node, unlike the tests' graphs."""
+    return training(seed, **{"gradient_checkpointing": True, **changes})
+
+
 def train(server: Server, seed: int, changes: dict, steps: int = STEPS) -> Path:
     """Trains to the end, saves in fp32 and gives the job's folder."""
-    server.run(with_save(training(seed, steps=steps, **changes), f"lora_{seed}", "fp32"))
+    server.run(with_save(checkpointed(seed, steps=steps, **changes), f"lora_{seed}", "fp32"))
     return job_folder(server, newest(server))
 
 
@@ -125,7 +130,7 @@ def pause_all(server: Server) -> dict[str, str]:
     """Starts each in the background and pauses it on the way."""
     jobs = {}
     for seed, (name, changes) in enumerate(PAUSED.items()):
-        server.run(training(1000 + seed, steps=PAUSED_STEPS, mode="background", **changes))
+        server.run(checkpointed(1000 + seed, steps=PAUSED_STEPS, mode="background", **changes))
         jobs[name] = newest(server)
         wait_for(server, jobs[name], ("training",), PAUSE_AT)
         server.post(f"/livelora/jobs/{jobs[name]}/pause")

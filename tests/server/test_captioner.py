@@ -80,7 +80,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_the_next_goes_on_there(seeing
     for name in PHOTOS:
         shutil.move(photos / name, undisturbed)
     shutil.copytree(undisturbed, photos / "first")
-    graph = by_text_model(photos / "first", which="all", **{"engine.max_length": 300})
+    graph = by_text_model(photos / "first", which="all", **{"engine.max_length": 120})
     prompt = seeing.queue(graph)
     end = time.monotonic() + 120
     while not texts(photos / "first"):
@@ -98,7 +98,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_the_next_goes_on_there(seeing
     seeing.run(graph)
     assert {name: (photos / "first" / name).stat().st_mtime_ns for name in kept} == before
     assert not journal.exists()
-    seeing.run(by_text_model(undisturbed, which="all", **{"engine.max_length": 300}))
+    seeing.run(by_text_model(undisturbed, which="all", **{"engine.max_length": 120}))
     assert texts(photos / "first") == texts(undisturbed)
 
 
