@@ -13,6 +13,8 @@ from playwright.sync_api import Page
 DEMO = ROOT / "example_workflows" / "Train your first LoRA (demo, no downloads).json"
 MINUTE = 60_000
 """In milliseconds. This machine may be busy."""
+TOAST = ".p-toast-detail, [data-testid=toast]"
+"""A message in the corner, before frontend 1.58 and since."""
 TRAIN = "const node = app.graph.nodes.find((n) => n.comfyClass === 'LiveLoraTrain');"
 _SEEDS = count(100)
 _SET = """([type, values]) => {
@@ -101,6 +103,6 @@ def answer_dialog(page: Page, button: str, text: str | None = None) -> str:
 
 
 def toast(page: Page) -> str:
-    """What a message in the corner says."""
-    page.wait_for_selector(".p-toast-detail", timeout=MINUTE)
-    return page.inner_text(".p-toast-detail")
+    """What a message in the corner says, below its title."""
+    page.wait_for_selector(TOAST, timeout=MINUTE)
+    return page.inner_text(TOAST).strip().splitlines()[-1]

@@ -7,6 +7,7 @@ import os
 import browser as on_this_machine
 import pytest
 from comfyui import Server
+from demo_page import TOAST
 from playwright.sync_api import Page
 from raw import act
 
@@ -14,7 +15,8 @@ CLEAR = """() => {
   const last = app.graph.last_node_id;
   app.graph.clear();
   app.graph.last_node_id = last;  // Nodes 2.0 goes on with the node that was there before if another has its number
-  app.extensionManager.toast.removeAll();
+  const { toast } = app.extensionManager;
+  (toast.dismissAll ?? toast.removeAll)();  // the first from frontend 1.58 on
 }"""
 RESTS = ("paused", "stopped", "failed", "done")
 
@@ -56,14 +58,15 @@ def open_page(request, browser, server, rendering):
                                                 "Comfy.Validation.Workflows": True})
         if asked is server and kept:
             tab = kept.pop(0)
+            opened.append((asked, tab))
             tab.problems.clear()
         else:
             tab = on_this_machine.new_tab(browser, asked, 1500, 1100)
+            opened.append((asked, tab))
             collect_errors(tab)
             on_this_machine.open_comfyui(tab, asked)
         tab.evaluate(CLEAR)
-        tab.wait_for_function("!document.querySelector('.p-toast-detail, [role=dialog]')")
-        opened.append((asked, tab))
+        tab.wait_for_function(f"!document.querySelector('{TOAST}, [role=dialog]')")
         return tab
 
     yield open_page
