@@ -20,7 +20,7 @@ from quality import EVERY, RECIPE, Run, World, begin, train  # first: it makes `
 import torch
 from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.comfy.host import ComfyHost, with_lora
-from livelora.trainer.lora.formats import read
+from livelora.trainer.lora.reading import read
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.trainer import Trainer
 

@@ -17,7 +17,7 @@ from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.workflow import Graph
 from ..trainer.lora.file import load
-from ..trainer.lora.formats import read
+from ..trainer.lora.reading import read
 from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.optim import packages_for
 from ..trainer.training.task import Task

@@ -48,6 +48,7 @@ class ComfyHost:
         self._patcher, self._clip, self._vae = patcher, clip, vae
         self._base: comfy.model_base.BaseModel = patcher.model
         self._live: Any = patcher.model.diffusion_model
+        self.architecture = self.family.architecture(self._live)
         self.device: torch.device = patcher.load_device
         self.dtype: torch.dtype = self._base.get_dtype_inference()
         self._encoders: tuple[str, str] | None = None

@@ -134,8 +134,9 @@ class Run:
         """Returns the LoRA as it is now, with the metadata of its file. If the LoRA depends on the model's weights, the
         caller holds the lease."""
         tensors = trainer.model.run(trainer.lora) if self._reads_weights else trainer.lora()
-        return Lora(tensors, metadata(self._config, self._task.dataset, self._task.host.family, trainer.steps_done,
-                                      self._folder.newest_sample()))
+        host = self._task.host
+        return Lora(tensors, metadata(self._config, self._task.dataset, host.family, host.architecture,
+                                      trainer.steps_done, self._folder.newest_sample()))
 
     def _end(self, trainer: Trainer | None) -> None:
         """Leaves the job in the state that was wished, or done. `trainer` is None if training has not begun."""

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..disk.files import write_tensors
 from ..model.family import Family
-from .formats import STORED, Families, Format, write
+from .formats import Families, Format, write
+from .layers import STORED
+from .peft_config import beside
 
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALES = tuple(name for kind in STORED.values() for name in kind.more)
@@ -30,12 +32,12 @@ class Lora(dict[str, Tensor]):
         self.metadata = metadata
 
 
-def about(family: Family, trigger: str) -> dict[str, str]:
-    """Returns the metadata with which every file of ours begins (modelspec.*: Stability AI's ModelSpec 1.0.0). The
-    caller must leave out what is empty."""
+def about(family: Family, architecture: str, trigger: str) -> dict[str, str]:
+    """Returns the metadata with which every file of ours begins (modelspec.*: Stability AI's ModelSpec 1.0.0).
+    `architecture` is ModelSpec's name of the model that was trained. The caller must leave out what is empty."""
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": family.architecture,
+        "modelspec.architecture": architecture,
         "modelspec.implementation": family.implementation,
         "modelspec.trigger_phrase": trigger,
         "modelspec.usage_hint": f"Trigger word: {trigger}" if trigger else "",
@@ -83,8 +85,9 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
 
 
 def _dtype(key: str, value: Tensor, dtype: str) -> torch.dtype:
-    """Returns the dtype in which a tensor is saved. Numbers that scale whole layers or rows stay fp32: they are few."""
-    return torch.float32 if value.ndim == 0 or key.endswith(SCALES) else FILE_DTYPES[dtype]
+    """Returns the dtype in which a tensor is saved. Numbers for whole layers, rows or columns stay fp32: they are few.
+    """
+    return torch.float32 if value.ndim < 2 or key.endswith(SCALES) else FILE_DTYPES[dtype]
 
 
 def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
@@ -100,12 +103,13 @@ def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, st
 
 
 def load(path: Path) -> Lora:
-    """Reads a LoRA file, with its metadata. Raises ValueError if it is not a safetensors file.
+    """Reads a LoRA file, with its metadata and PEFT's configuration. Raises ValueError if it is not a safetensors file.
 
     The tensors are copies: Windows refuses to replace a file that is mapped into memory."""
     try:
         with safe_open(path, framework="pt") as file:
-            return Lora({key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {})
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
+            return Lora(tensors, {**beside(path, tensors), **(file.metadata() or {})})
     except SafetensorError as err:
         raise ValueError(f"'{path.name}' cannot be read as safetensors ({err}). Choose a file that ends in "
                          ".safetensors; if this one does, get it again.") from err

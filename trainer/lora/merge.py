@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .file import Lora, about, load
-from .formats import PREFIX, STORED, Families, adapter_kind, layers
-from .formats import read as our_names
+from .formats import Families
 from .kinds import Layer
+from .layers import PREFIX, STORED, adapter_kind, diffs, layers
 from .names import family_of
+from .reading import read as our_names
 
 LASTING = ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution", "modelspec.author",
            "modelspec.license", "ss_base_model_version")
@@ -68,7 +69,7 @@ def _check_kind(lora: Lora) -> None:
 def merge(parts: list[Part], rank: int,
           progress: Callable[[int, int], None]) -> tuple[dict[str, Tensor], dict[str, Change]]:
     """Returns ΔW = Σ strength · ΔWᵢ as one LoRA in fp32, and what was done with each layer. A layer need not be in all
-    parts.
+    parts. Changes of norms and biases are added up too.
 
     With rank 0 the ranks add up and ΔW is exact. Otherwise no layer has more than `rank`, and ΔW is the nearest one of
     that rank in Frobenius norm (Eckart and Young 1936). Alpha is the rank. After each layer, `progress` is called with
@@ -89,7 +90,19 @@ def merge(parts: list[Part], rank: int,
         lora |= {f"{PREFIX}{module}.lora_A.weight": a, f"{PREFIX}{module}.lora_B.weight": b,
                  f"{PREFIX}{module}.alpha": torch.tensor(float(len(a)))}
         progress(len(changes), len(found))
-    return lora, changes
+    return lora | _add_diffs(parts), changes
+
+
+def _add_diffs(parts: list[Part]) -> dict[str, Tensor]:
+    """Returns the changes of norms and biases, Σ strength · change. Nothing of them is cut."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for key, value in diffs(part.lora).items():
+            if key in total and total[key].shape != value.shape:
+                raise ValueError(f"{key} is {tuple(total[key].shape)} and {tuple(value.shape)} large: these LoRAs are "
+                                 "for different models. Choose two that were trained for the same one.")
+            total[key] = total.get(key, 0) + part.strength * value.float()
+    return total
 
 
 def _check_sizes(found: dict[str, list[tuple[Part, Layer]]]) -> None:
@@ -166,8 +179,8 @@ def metadata(parts: list[Part], rank: int, changes: dict[str, Change], families:
     """Returns the metadata of the merged file: what was merged and how, and what still holds of the parts' metadata."""
     largest = max(change.rank_after for change in changes.values())
     triggers = _distinct(parts, "modelspec.trigger_phrase")
-    facts = {
-        **about(family_of(layers(parts[0].lora), families), ", ".join(triggers)),
+    facts = {  # which model they are for, only the parts can tell
+        **about(family_of(layers(parts[0].lora), families), "", ", ".join(triggers)),
         "modelspec.merged_from": ", ".join(part.name for part in parts),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(largest),

@@ -1,13 +1,14 @@
-"""Translates the names of a family's Linears between ComfyUI, whose names are ours, kohya and diffusers."""
+"""Translates the names of a family's layers between ComfyUI, whose names are ours, kohya and diffusers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from ..model.family import Family
+from ..model.family import Layer as Named
 
 _NUMBER = re.compile(r"(?<=blocks[._])\d+")
 
@@ -18,17 +19,18 @@ class Place(NamedTuple):
     module: str
     """The name of our layer."""
     part: int | None
-    """The number, from 0, of the tensor's layer among those that diffusers has for ours. None: it is for all of it."""
+    """The number, from 0, of the tensor's layer among those that diffusers has for ours. None: it is for all of it, row
+    by row."""
 
 
 class Names:
-    """Knows the names of one family's layers."""
+    """Knows the names of one family's Linears and norms."""
 
     def __init__(self, family: Family) -> None:
-        self._layers = {layer.ours: layer for layer in family.layers}
-        self._kohya = {kohya_name(ours): ours for ours in self._layers}
-        self._diffusers = {name: (layer.ours, part) for layer in family.layers
-                           for part, name in enumerate(layer.theirs)}
+        self._layers = {layer.ours: layer for layer in (*family.layers, *family.norms)}
+        self._norms = {layer.ours for layer in family.norms}
+        self._places = {spelling: Place(layer.ours, part) for layer in self._layers.values()
+                        for name, part in _all_names(layer) for spelling in (name, kohya_name(name))}
 
     def diffusers(self, module: str) -> tuple[str, ...]:
         """Returns the layers that diffusers has for one of ours, from its first row to its last."""
@@ -44,13 +46,22 @@ class Names:
         """Returns whether diffusers has the two halves of this layer's rows the other way round."""
         return self._layers[_split(module)[0]].swapped
 
+    def is_norm(self, module: str) -> bool:
+        """Returns whether one of our layers is a norm."""
+        return _split(module)[0] in self._norms
+
     def find(self, name: str) -> Place | None:
         """Returns the place of a layer, given any of its names; None if the family has no layer of that name."""
         pattern, number = _split(name)
-        ours, part = (pattern, None) if pattern in self._layers else (self._kohya.get(pattern), None)
-        if ours is None:
-            ours, part = self._diffusers.get(pattern, (None, None))
-        return Place(ours.replace("#", number), part) if ours else None
+        place = self._places.get(pattern)
+        return place._replace(module=place.module.replace("#", number)) if place else None
+
+
+def _all_names(layer: Named) -> Iterator[tuple[str, int | None]]:
+    """Yields every name of a layer, with the part of the layer that it is for."""
+    yield from ((name, None) for name in (layer.ours, *layer.also))
+    whole = len(layer.theirs) == 1 and not layer.swapped
+    yield from ((name, None if whole else part) for part, name in enumerate(layer.theirs))
 
 
 @lru_cache
@@ -66,7 +77,7 @@ def family_of(layers: Iterable[str], families: tuple[Family, ...]) -> Family:
 
 
 def kohya_name(module: str) -> str:
-    """Returns kohya's name for a module: `blocks.0.attn.qkv` → `blocks_0_attn_qkv`."""
+    """Returns a module's name as kohya writes names: `blocks.0.attn.qkv` → `blocks_0_attn_qkv`."""
     return module.replace(".", "_")
 
 

@@ -5,14 +5,17 @@ Shapes: I input width, O output width.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .formats import PREFIX, kind_of, layers, ranks
 from .inject import Layout, adapted
 from .kinds import KINDS, NAME, Kind
+from .layers import PREFIX, diffs, kind_of, layers, ranks
+
+log = logging.getLogger(__name__)
 
 
 def to_lora(view: nn.Module, adapter: str) -> dict[str, Tensor]:
@@ -36,7 +39,11 @@ def layout_of(lora: dict[str, Tensor]) -> Layout:
 
 @torch.no_grad()
 def from_lora(view: nn.Module, lora: dict[str, Tensor]) -> None:
-    """Puts a LoRA into an adapter of the same layout. Raises ValueError if a tensor does not fit."""
+    """Puts a LoRA into an adapter of the same layout. Changes of norms and biases are left out, and the log says so.
+    Raises ValueError if a tensor does not fit."""
+    if extra := diffs(lora):
+        log.warning("%d changes of norms and biases, such as %s, are left out: only Linears are trained", len(extra),
+                    next(iter(extra)))
     targets = adapted(view)
     for name, tensors in layers(lora).items():
         kind = kind_of(tensors)

@@ -16,7 +16,8 @@ from .process import Process
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Names a Linear as ComfyUI does, whose names are ours, and as diffusers does. # stands for a block's number."""
+    """Names a Linear or a norm as ComfyUI does, whose names are ours, and as diffusers does. # stands for a block's
+    number."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -25,6 +26,8 @@ class Layer:
     """How the rows are shared out among the layers of diffusers. Empty: all have the same number."""
     swapped: bool = False
     """Whether diffusers has the two halves of the rows the other way round."""
+    also: tuple[str, ...] = ()
+    """More names of the whole layer that ComfyUI's LoRA loader knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +46,13 @@ class Family:
 
     name: str
     """The name that people use."""
-    architecture: str
-    """The name that ModelSpec has for it in a LoRA file."""
     implementation: str
     """The address of the reference code, for the LoRA file."""
 
     layers: tuple[Layer, ...]
+    """The Linears."""
+    norms: tuple[Layer, ...]
+    """The norms that have weights."""
     targets: Mapping[str, str]
     """A choice of `target_modules` → the regular expression that the names of its layers match."""
     block_kinds: Mapping[str, str]
@@ -77,6 +81,8 @@ class Family:
     """(live, encoded caption) → a sentence that says why the caption does not fit the model; empty if it fits."""
     geometry: Callable[[Any, int], Geometry]
     """(live, bytes of one value) → the sizes of the model."""
+    architecture: Callable[[Any], str]
+    """(live) → the name that ModelSpec has for a LoRA of this model."""
     options: Callable[[nn.Module], dict[str, Any]]
     """(view) → the `transformer_options` with which the view runs one forward differentiably."""
 

@@ -53,6 +53,8 @@ class Host(Protocol):
 
     family: Family
     """The family of the model."""
+    architecture: str
+    """The name that ModelSpec has for a LoRA of the model."""
     device: torch.device
     """The device on which the model computes."""
 

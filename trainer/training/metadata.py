@@ -26,13 +26,13 @@ THUMBNAIL = 256
 SD_SCRIPTS_TIMESTEPS = {"sigmoid": "sigmoid", "uniform": "uniform", "fixed_shift": "shift", "logit_normal": "sigma"}
 
 
-def metadata(config: TrainConfig, dataset: Dataset, family: Family, steps_done: int,
+def metadata(config: TrainConfig, dataset: Dataset, family: Family, architecture: str, steps_done: int,
              thumbnail: Path | None = None) -> dict[str, str]:
     """Returns what the file says about itself: modelspec.* (Stability AI's ModelSpec 1.0.0), the ss_* keys that LoRA
-    managers read, and our whole recipe. `dataset` is what was trained on, `thumbnail` a picture that the LoRA drew; if
-    it cannot be read, it is left out."""
+    managers read, and our whole recipe. `architecture` is ModelSpec's name of the model, `dataset` is what was trained
+    on, `thumbnail` a picture that the LoRA drew; if it cannot be read, it is left out."""
     facts = {
-        **about(family, dataset.trigger_word),
+        **about(family, architecture, dataset.trigger_word),
         "modelspec.resolution": f"{dataset.resolution}x{dataset.resolution}",
         "modelspec.prediction_type": family.process.prediction_type,
         "modelspec.thumbnail": _data_url(thumbnail) if thumbnail else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..lora.formats import adapter_kind, layers
 from ..lora.inject import Layout
 from ..lora.kinds import KINDS
+from ..lora.layers import adapter_kind, kind_of, layers
 from ..model.family import Family
 from ..recipe.config import TrainConfig
 
@@ -77,6 +78,8 @@ def check_start(lora: dict[str, Tensor], config: TrainConfig, linears: set[str])
         if field.name in OWN and value != field.default:
             problems.append(f"It brings its own values, layers, ranks and scales, so {field.name} ({value}) has no "
                             f"effect. Set it back to {field.default!r}.")
+    told = (kind_of(layer).start_problem(name, layer) for name, layer in layers(lora).items())
+    problems += itertools.islice(filter(None, told), 1)
     if unknown := sorted({*layers(lora)} - linears):
         problems.append(f"{len(unknown)} of its modules are not in this model: {', '.join(unknown[:3])}.")
     if problems:

@@ -108,9 +108,7 @@ def test_text_encoders_are_left_out_and_logged(caplog):
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",  # SD 1.5, kohya
     "lora_unet_double_blocks_0_img_attn.lora_down.weight",
     "diffusion_model.double_blocks.x.img_mlp.0.lora_A.weight",
-    "diffusion_model.double_blocks.0.img_mlp.0.diff_b",  # core's Extract and Save Lora, with bias_diff
     "diffusion_model.blocks.0.self_attn.q.lora_A.weight",  # Wan
-    "transformer.transformer_blocks.0.attn.to_q.lokr_w1",  # LyCORIS on diffusers' layers
     "transformer.transformer_blocks.0.attn.qkv.lora_A.weight",
     "double_blocks.0.processor.qkv_lora1.down.weight",  # XLabs
     "lora_unet_double_blocks_0_img_mlp_0.oft_diag",  # no adapter's
@@ -122,7 +120,7 @@ def test_what_is_not_flux_is_refused_by_name(key):
 
 
 @pytest.mark.parametrize(("suffixes", "message"), [
-    (["lora_A.weight"], "layer double_blocks.3.img_attn.qkv the tensors lora_A.weight, which do not make up a LoRA"),
+    (["lora_A.weight"], "layer diffusion_model.double_blocks.3.img_attn.qkv the tensors lora_A.weight, which do not"),
     (["lora_A.weight", "lora_B.weight", "hada_w1_a"], "do not make up a LoHa"),
     (["hada_w1_a", "hada_w1_b", "hada_w2_a"], "do not make up a LoHa.*get the file again"),
     (["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "dora_scale"], "do not make up a LoHa.*without extras"),
@@ -210,7 +208,7 @@ def test_a_dora_without_its_magnitudes_is_refused_for_diffusers_and_without_its_
 
 def test_a_dora_of_a_part_of_a_layer_is_refused():
     written = write(dora(dora_scale=drawn(3 * WIDTH, 1), lora_magnitude_vector=drawn(3 * WIDTH)), "diffusers")
-    with pytest.raises(ValueError, match="trained only a part of double_blocks.3.img_attn.qkv"):
+    with pytest.raises(ValueError, match="to_q.dora_scale, but trained only a part of double_blocks.3.img_attn.qkv"):
         read({key: value for key, value in written.items() if ".to_k." not in key})
 
 

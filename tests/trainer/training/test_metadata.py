@@ -36,7 +36,7 @@ def facts_of(path):
 
 def test_metadata_tells_the_recipe(tmp_path):
     config = TrainConfig(steps=100, rank=8, alpha=4, learning_rate=2e-4)
-    lora = Lora(LORA, metadata(config, dataset(tmp_path), FLUX1, 60))
+    lora = Lora(LORA, metadata(config, dataset(tmp_path), FLUX1, "flux-1-dev/lora", 60))
     path = save(lora, tmp_path, "cat", "fp16", FAMILIES, extra={"workflow": "{}"})
     facts = facts_of(path)
     assert facts["modelspec.title"] == "cat" and facts["modelspec.trigger_phrase"] == "ohwx"
@@ -54,7 +54,7 @@ def test_metadata_counts_images_tags_and_epochs(tmp_path):
     """By hand: 3 + 3 pictures of one shape and 1 of another are 3 + 1 batches of two; 60 steps of 2 are 30 epochs. Tags
     are in lower case and counted once for each picture, as sd-scripts has it."""
     config = TrainConfig(steps=99, extra_steps=1, rank=8, batch_size=2, gradient_accumulation_steps=2)
-    facts = metadata(config, dataset(tmp_path), FLUX1, 60)
+    facts = metadata(config, dataset(tmp_path), FLUX1, "flux-1-dev/lora", 60)
     assert json.loads(facts["ss_tag_frequency"]) == {"3_cat": {"ohwx": 1, "cat": 2, "a hat": 1}, "1_dog": {"ohwx": 1}}
     assert json.loads(facts["ss_dataset_dirs"]) == {"3_cat": {"n_repeats": 3, "img_count": 2},
                                                     "1_dog": {"n_repeats": 1, "img_count": 1}}
@@ -72,7 +72,7 @@ def test_metadata_counts_images_tags_and_epochs(tmp_path):
 def test_other_adapters_go_by_their_names_in_lycoris(tmp_path, adapter, module, arguments):
     """Names of LyCORIS 3.2's `network_args`."""
     config = TrainConfig(steps=1, rank=8, adapter=adapter, lokr_factor=8 if adapter == "LoKr" else -1)
-    facts = metadata(config, dataset(tmp_path), FLUX1, 1)
+    facts = metadata(config, dataset(tmp_path), FLUX1, "flux-1-dev/lora", 1)
     assert (facts["ss_network_module"], json.loads(facts["ss_network_args"])) == (module, arguments)
 
 
@@ -91,14 +91,15 @@ def test_other_adapters_go_by_their_names_in_lycoris(tmp_path, adapter, module, 
 ])
 def test_the_objective_is_told_in_the_words_of_sd_scripts(tmp_path, ours, theirs):
     """Of its `flux_train_utils.get_noisy_model_input_and_timesteps` and `train_network.py`."""
-    facts = metadata(TrainConfig(steps=1, rank=8, **ours), dataset(tmp_path), FLUX1, 1)
+    facts = metadata(TrainConfig(steps=1, rank=8, **ours), dataset(tmp_path), FLUX1, "flux-1-dev/lora", 1)
     assert {name: facts.get(name) for name in theirs} == theirs
     assert "" not in facts.values() and all(isinstance(value, str) for value in facts.values())
 
 
 def test_the_thumbnail_is_a_small_jpeg_of_the_picture(tmp_path):
     Image.new("RGB", (1024, 512), (200, 30, 60)).save(tmp_path / "sample.png")
-    facts = metadata(TrainConfig(steps=1, rank=8), dataset(tmp_path), FLUX1, 1, tmp_path / "sample.png")
+    facts = metadata(TrainConfig(steps=1, rank=8), dataset(tmp_path), FLUX1, "flux-1-dev/lora", 1,
+                     tmp_path / "sample.png")
     kind, _, content = facts["modelspec.thumbnail"].partition(",")
     picture = Image.open(io.BytesIO(base64.b64decode(content)))
     assert (kind, picture.format, picture.size) == ("data:image/jpeg;base64", "JPEG", (256, 128))

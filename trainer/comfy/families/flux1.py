@@ -20,17 +20,23 @@ from ...model.process import Flow
 LAYERS = (
     Layer("double_blocks.#.img_attn.qkv", tuple(f"transformer_blocks.#.attn.to_{part}" for part in "qkv")),
     Layer("double_blocks.#.img_attn.proj", ("transformer_blocks.#.attn.to_out.0",)),
-    Layer("double_blocks.#.img_mlp.0", ("transformer_blocks.#.ff.net.0.proj",)),
-    Layer("double_blocks.#.img_mlp.2", ("transformer_blocks.#.ff.net.2",)),
+    Layer("double_blocks.#.img_mlp.0", ("transformer_blocks.#.ff.net.0.proj",),
+          also=("transformer_blocks.#.ff.linear_in",)),
+    Layer("double_blocks.#.img_mlp.2", ("transformer_blocks.#.ff.net.2",),
+          also=("transformer_blocks.#.ff.linear_out",)),
     Layer("double_blocks.#.img_mod.lin", ("transformer_blocks.#.norm1.linear",)),
     Layer("double_blocks.#.txt_attn.qkv", tuple(f"transformer_blocks.#.attn.add_{part}_proj" for part in "qkv")),
     Layer("double_blocks.#.txt_attn.proj", ("transformer_blocks.#.attn.to_add_out",)),
-    Layer("double_blocks.#.txt_mlp.0", ("transformer_blocks.#.ff_context.net.0.proj",)),
-    Layer("double_blocks.#.txt_mlp.2", ("transformer_blocks.#.ff_context.net.2",)),
+    Layer("double_blocks.#.txt_mlp.0", ("transformer_blocks.#.ff_context.net.0.proj",),
+          also=("transformer_blocks.#.ff_context.linear_in",)),
+    Layer("double_blocks.#.txt_mlp.2", ("transformer_blocks.#.ff_context.net.2",),
+          also=("transformer_blocks.#.ff_context.linear_out",)),
     Layer("double_blocks.#.txt_mod.lin", ("transformer_blocks.#.norm1_context.linear",)),
     Layer("single_blocks.#.linear1", (*(f"single_transformer_blocks.#.attn.to_{part}" for part in "qkv"),
-                                      "single_transformer_blocks.#.proj_mlp"), rows=(1, 1, 1, 4)),
-    Layer("single_blocks.#.linear2", ("single_transformer_blocks.#.proj_out",)),
+                                      "single_transformer_blocks.#.proj_mlp"), rows=(1, 1, 1, 4),
+          also=("single_transformer_blocks.#.attn.to_qkv_mlp_proj",)),
+    Layer("single_blocks.#.linear2", ("single_transformer_blocks.#.proj_out",),
+          also=("single_transformer_blocks.#.attn.to_out",)),
     Layer("single_blocks.#.modulation.lin", ("single_transformer_blocks.#.norm.linear",)),
     Layer("img_in", ("x_embedder",)),
     Layer("txt_in", ("context_embedder",)),
@@ -43,6 +49,12 @@ LAYERS = (
     Layer("final_layer.linear", ("proj_out",)),
     # Its rows are shift and scale; in diffusers they are scale and shift.
     Layer("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True),
+)
+NORMS = (
+    *(Layer(f"double_blocks.#.{ours}_attn.norm.{kind}_norm", (f"transformer_blocks.#.attn.norm_{theirs}{kind[0]}",))
+      for ours, theirs in (("img", ""), ("txt", "added_")) for kind in ("query", "key")),
+    *(Layer(f"single_blocks.#.norm.{kind}_norm", (f"single_transformer_blocks.#.attn.norm_{kind[0]}",))
+      for kind in ("query", "key")),
 )
 BLOCK = r"(double_blocks|single_blocks)\.\d+\."
 TARGETS = {
@@ -108,6 +120,11 @@ def _geometry(live: Any, bytes_per_value: int) -> Geometry:
     return Geometry(live.hidden_size, blocks, USUAL_TOKENS, bytes_per_value, VALUES_PER_TOKEN)
 
 
+def _architecture(live: Any) -> str:
+    """Returns ModelSpec's name. Krea has the very layers of dev; schnell alone has none for guidance."""
+    return "flux-1-dev/lora" if live.params.guidance_embed else "flux-1-schnell/lora"
+
+
 def _accepts(base: Any) -> bool:
     return type(base) is comfy.model_base.Flux
 
@@ -162,8 +179,8 @@ def _text_widths(live: Any) -> tuple[int, int]:
 
 
 FLUX1 = Family(
-    name="FLUX.1", architecture="flux-1-dev/lora", implementation="https://github.com/black-forest-labs/flux",
-    layers=LAYERS, targets=TARGETS, block_kinds={"double": "double_blocks", "single": "single_blocks"},
+    name="FLUX.1", implementation="https://github.com/black-forest-labs/flux",
+    layers=LAYERS, norms=NORMS, targets=TARGETS, block_kinds={"double": "double_blocks", "single": "single_blocks"},
     examples=EXAMPLES,
     patch=2, bucket_step=16,  # 8 pixels for a latent, 2 latents for a token
     caption_tokens=512,  # black-forest-labs/flux, `load_t5`; ComfyUI encodes longer texts all the same
@@ -176,4 +193,4 @@ FLUX1 = Family(
     # The line is that of BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`).
     process=Flow(shift_line=((256, 0.5), (4096, 1.15)), resolution_shift_name="flux_shift"),
     accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, geometry=_geometry,
-    options=_options)
+    architecture=_architecture, options=_options)

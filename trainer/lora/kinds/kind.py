@@ -82,10 +82,14 @@ class Kind:
     """
     products: tuple[tuple[str, str], ...] = ()
     """Pairs of matrices that are multiplied: the first has as many rows as the second has columns."""
+    dimensions: int = 2
+    """How many dimensions the tensors have, alpha and `more` aside."""
     has_alpha: Callable[[Mapping[str, Tensor]], bool] = lambda layer: True
     """Whether ComfyUI looks at the alpha of a layer."""
     problem: Callable[[str, Layer], str] = lambda module, layer: ""
     """(the layer's name, its tensors) → a sentence that says why a file with it cannot be used; empty if it can."""
+    start_problem: Callable[[str, Layer], str] = lambda module, layer: ""
+    """(the layer's name, its tensors) → a sentence that says why training cannot go on from it; empty if it can."""
     rank: Callable[[Layer], int]
     widths: Callable[[Layer], tuple[int | None, int]]
     """(I, O) of the Linear that a layer is for. I is None where the layer does not tell."""

@@ -75,8 +75,8 @@ KINDS = {
     # Qiu et al. 2023 (arXiv:2306.07280), on the output side, as LyCORIS and ComfyUI have it: h = R Wx
     "OFT": Kind(
         least_rank=2, rank_problem=_blocks_divide, config=_oft_config, finish=_turn_outputs, forward=_rotated,
-        stored_as="OFT", tensors=(("oft_blocks",),), marks=("oft_blocks",), has_alpha=lambda layer: False,
-        problem=_constrained,
+        stored_as="OFT", tensors=(("oft_blocks",),), marks=("oft_blocks",), dimensions=3,
+        has_alpha=lambda layer: False, problem=_constrained,
         rank=lambda layer: layer["oft_blocks"].shape[-1],
         widths=lambda layer: (None, len(layer["oft_blocks"]) * layer["oft_blocks"].shape[1]), export=_export_oft,
         restore=_restore_oft, lycoris={"algo": "diag-oft"},

@@ -22,7 +22,7 @@ STARTS = ("start_A", "start_B")
 """What PiSSA takes out of W."""
 SCALES = ("dora_scale", "lora_magnitude_vector")
 """The scales of a DoRA: ComfyUI's (O, 1), which it divides by ‖W‖, and PEFT's magnitudes (O,), which it divides by
-‖W + ΔW‖."""
+‖W + ΔW‖. LyCORIS without `wd_on_out` has (1, I), which ComfyUI divides by the ‖W + ΔW‖ of each input."""
 
 
 def _lora_config(settings: Settings, common: dict[str, Any], ranked: dict[str, Any], use_dora: bool = False) -> Any:
@@ -101,6 +101,22 @@ def _restore_dora(layer: Any, tensors: Layer) -> Iterator[Restored]:
         yield "dora_scale", "lora_magnitude_vector", tensors["dora_scale"].flatten().to(before) * after / before
 
 
+def _scale_problem(module: str, layer: Layer) -> str:
+    scale, outputs, inputs = layer.get("dora_scale"), len(layer["lora_B.weight"]), layer["lora_A.weight"].shape[1]
+    if scale is None or scale.shape in ((outputs, 1), (1, inputs)):
+        return ""
+    return (f"{module}.dora_scale is {tuple(scale.shape)}, and its layer has {outputs} outputs and {inputs} inputs: "
+            f"{(outputs, 1)} or {(1, inputs)} would fit. Get the file again.")
+
+
+def _start_problem(module: str, layer: Layer) -> str:
+    scale = layer.get("dora_scale")
+    if scale is None or len(scale) == len(layer["lora_B.weight"]):
+        return ""
+    return (f"{module}.dora_scale has a value for each input, as LyCORIS without wd_on_out writes it. Only DoRAs "
+            "with a value for each output can be trained. Start from one that was trained with wd_on_out.")
+
+
 def _norms(layer: Any) -> tuple[Tensor, Tensor]:
     """Returns ‖W‖ and ‖W + ΔW‖ of each output, (O,)."""
     with real_weights(layer.base_layer):
@@ -125,7 +141,7 @@ KINDS = {
     "DoRA": replace(
         LORA, uses=frozenset({"alpha", "lora_plus_ratio", "dropout"}), inits=("kaiming", "orthogonal"),
         config=_dora_config, forward=None, reads_weights=True, stored_as="DoRA", more=SCALES, marks=SCALES,
-        export=_export_dora, restore=_restore_dora,
+        export=_export_dora, restore=_restore_dora, problem=_scale_problem, start_problem=_start_problem,
         # diffusers passes over dora_scale: it is for ComfyUI, which reads these files too and knows no magnitudes
         scales={"ComfyUI": SCALES[:1], "kohya": SCALES[:1], "diffusers": SCALES[::-1]},
         lycoris={"algo": "lora", "dora_wd": "True"},
