@@ -44,7 +44,8 @@ class Grid(io.ComfyNode):
                     ]),
                     io.DynamicCombo.Option("strengths", [
                         io.String.Input("strengths", default="0, 0.5, 0.75, 1", tooltip=(
-                            "Numbers with commas between, a column each. 0 is the base model.")),
+                            "Numbers with commas between, a column each. 0 is the base model. ComfyUI squares them "
+                            "for OFT: 0.5 acts as 0.25.")),
                     ]),
                 ], tooltip=(
                     "steps: the samples that the job drew while training; nothing is drawn anew. strengths: drawn now "

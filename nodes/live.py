@@ -43,7 +43,8 @@ class Live(io.ComfyNode):
                     "Which LoRA of the job. newest: the one after the last step. best: the one with the lowest "
                     "held-out loss, if that is measured. step: the one after a step that you choose.")),
                 io.Float.Input("strength", default=1.0, min=-MOST_STRENGTH, max=MOST_STRENGTH, step=0.01, tooltip=(
-                    "How strongly the LoRA goes in, as in Load LoRA. 0 leaves the model as it is.")),
+                    "How strongly the LoRA goes in, as in Load LoRA. 0 leaves the model as it is. ComfyUI squares it "
+                    "for OFT: 0.5 acts as 0.25.")),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip=(

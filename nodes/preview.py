@@ -48,7 +48,9 @@ class SamplePreview(io.ComfyNode):
                 io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", advanced=True,
                                tooltip="As in KSampler."),
                 io.Float.Input("strength", default=1.0, **_limits("strength", 0.05), advanced=True, optional=True,
-                               tooltip="How strongly the LoRA goes in, as in Load LoRA. 0 draws the base model."),
+                               tooltip=(
+                    "How strongly the LoRA goes in, as in Load LoRA. 0 draws the base model. ComfyUI squares it for "
+                    "OFT: 0.5 acts as 0.25.")),
             ],
             outputs=[LoraPreview.Output("preview", display_name="preview", tooltip="For LoRA Train.")],
             hidden=[io.Hidden.unique_id],

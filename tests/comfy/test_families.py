@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from livelora.trainer.comfy.families import FAMILIES
+from livelora.trainer.comfy.host import ComfyHost
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.targets import family_problems
 from livelora.trainer.training.task import Task
 from PIL import Image
 from reading import read
+from tiny_flux import load_flux, random_flux
 
 
 @pytest.fixture
@@ -41,3 +43,9 @@ def test_its_examples_can_be_trained(family):
 def test_kinds_of_block_that_the_family_does_not_have_are_refused(host, dataset, asked, problem):
     with pytest.raises(ValueError, match=problem):
         Task.of(host, TrainConfig(steps=2, rank=4, **asked), dataset)
+
+
+def test_a_lora_says_for_which_model_it_is(host, clip, random_vae):
+    """The layers for guidance are what dev has and schnell has not (black-forest-labs/flux, `util.configs`)."""
+    schnell = ComfyHost(load_flux(random_flux(guidance_embed=False)), clip, random_vae)
+    assert (host.architecture, schnell.architecture) == ("flux-1-dev/lora", "flux-1-schnell/lora")

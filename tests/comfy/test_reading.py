@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.lora
 import comfy.utils
 import pytest
 import torch
 from comfy_extras.nodes_train import _setup_lora_adapters
+from diffusers import FluxPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from livelora.trainer.comfy.families import FAMILIES
+from livelora.trainer.lora.file import load
 from livelora.trainer.lora.formats import Format, write
 from livelora.trainer.lora.inject import inject
 from livelora.trainer.lora.layers import diffs, layers
 from livelora.trainer.lora.reading import read
 from livelora.trainer.lora.tensors import from_lora, layout_of, to_lora
 from livelora.trainer.training.targets import check_start
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from tiny_flux import CONFIG, load_flux, random_flux
+from torch import nn
 
 PAIRS = [(f"{start}{down}{end}", f"{start}{up}{end}") for start, down, up, end in (
     (".", "lora_A", "lora_B", ".weight"), (".", "lora_down", "lora_up", ".weight"), (".", "lora_A", "lora_B", ""),
@@ -182,3 +188,36 @@ def test_comfyui_squares_the_strength_of_oft(model, keys, strength):
     file = file_of("OFT", "diffusion_model.img_in", PAIRS[0], *shape_of(model, keys["diffusion_model.img_in"]))
     whole, part = (changes(model, file, keys, at)["diffusion_model.img_in.weight"] for at in (1.0, strength))
     torch.testing.assert_close(part, strength**2 * whole, rtol=1e-4, atol=1e-4)
+
+
+class Attention(nn.Module):
+    """A layer of FLUX.1 by diffusers' names, for PEFT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        linears = nn.ModuleDict({"to_q": nn.Linear(8, 8), "to_add_out": nn.Linear(8, 8)})
+        self.transformer_blocks = nn.ModuleList([nn.ModuleDict({"attn": linears})])
+
+
+@settings(max_examples=15)
+@given(alpha=st.integers(1, 64), rank=st.sampled_from([1, 3, 8]), rslora=st.booleans(), by_diffusers=st.booleans(),
+       pattern=st.dictionaries(st.sampled_from(["to_q", "transformer_blocks.0.attn.to_add_out"]), st.integers(1, 9)),
+       name=st.sampled_from(["adapter_model", "cat"]))
+def test_an_alpha_in_the_metadata_alone_gives_the_scale_of_peft(alpha, rank, rslora, by_diffusers, pattern, name):
+    """Files as PEFT's and diffusers' own functions write them."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, alpha_pattern=pattern, use_rslora=rslora,
+                        target_modules=["to_q", "to_add_out"], init_lora_weights=False)
+    with tempfile.TemporaryDirectory() as folder:
+        model = get_peft_model(Attention(), config)
+        if by_diffusers:
+            tensors = {key.removeprefix("base_model.model."): value for key, value in
+                       get_peft_model_state_dict(model).items()}
+            FluxPipeline.save_lora_weights(folder, tensors, weight_name=f"{name}.safetensors",
+                                           transformer_lora_adapter_metadata=config.to_dict())
+        else:
+            model.save_pretrained(folder)
+            (Path(folder) / "adapter_model.safetensors").rename(Path(folder) / f"{name}.safetensors")
+        found = layout_of(read(load(Path(folder) / f"{name}.safetensors"), FAMILIES)).scales
+    block = model.base_model.model.transformer_blocks[0]["attn"]
+    assert found == pytest.approx({"double_blocks.0.img_attn.qkv": block["to_q"].scaling["default"],
+                                   "double_blocks.0.txt_attn.proj": block["to_add_out"].scaling["default"]})

@@ -48,6 +48,9 @@ def alpha_of(config: Mapping[str, Any], name: str, rank: int) -> float | None:
                      config.get("lora_alpha", config.get("alpha")))
         if alpha is None:
             return None
-        return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-    except (re.error, AttributeError, TypeError, ValueError) as err:
+        found = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+        if not math.isfinite(found):
+            raise ValueError(f"it is {alpha}")
+        return found
+    except (re.error, AttributeError, TypeError, ValueError, OverflowError) as err:
         raise ValueError(f"The LoRA's metadata tell no usable alpha for {name} ({err}). Get the file again.") from err

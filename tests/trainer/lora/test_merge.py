@@ -154,6 +154,30 @@ def test_what_both_files_say_stays_in_the_metadata():
         "ss_network_dim": "4", "ss_network_alpha": "4.0", "ss_base_model_version": "FLUX.1"}
 
 
+def test_which_model_it_is_for_is_said_only_where_the_parts_agree():
+    """A LoRA that says nothing may have been trained on any model of the family."""
+    one, two = drawn(QKV, rank=2, alpha=1.0, seed=1), drawn(QKV, rank=3, alpha=1.0, seed=2)
+    parts = [Part(one, 1.0, "one"), Part(two, 1.0, "two")]
+    for names, expected in (((None, None), None), (("dev", None), "dev"), (("dev", "schnell"), None)):
+        for part, name in zip(parts, names, strict=True):
+            part.lora.metadata = {"modelspec.architecture": name} if name else {}
+        assert merge.metadata(parts, 0, merged(parts, 0)[1], FAMILIES).get("modelspec.architecture") == expected
+
+
+def test_changes_of_norms_and_biases_are_added_up_and_not_cut():
+    one, two = drawn(QKV, PROJ, rank=2, alpha=1.0, seed=1), drawn(QKV, rank=3, alpha=1.0, seed=2)
+    norm, bias = "diffusion_model.single_blocks.0.norm.key_norm.diff", f"diffusion_model.{QKV}.diff_b"
+    one |= {norm: torch.tensor([1.0, 2.0]), bias: torch.full((36,), 4.0, dtype=torch.float16)}
+    two |= {bias: torch.ones(36)}
+    for rank in (0, 1):
+        lora, changes = merged([Part(one, 0.5, "one"), Part(two, -2.0, "two")], rank)
+        assert lora[norm].tolist() == [0.5, 1.0] and lora[bias].tolist() == [0.0] * 36
+        assert {*changes} == {QKV, PROJ} and lora[bias].dtype == torch.float32
+    two[bias] = torch.ones(12)
+    with pytest.raises(ValueError, match=r"qkv.diff_b is \(36,\) and \(12,\) large: these LoRAs are for different"):
+        merged([Part(one, 1.0, "one"), Part(two, 1.0, "two")], 0)
+
+
 def test_what_cannot_be_merged_is_refused_by_its_kind(tmp_path):
     pair = drawn(QKV, rank=2, alpha=1.0, seed=1)
     kinds = {"DoRA": pair | {f"diffusion_model.{QKV}.dora_scale": torch.ones(36, 1)},
