@@ -3,6 +3,8 @@ not accepted."""
 
 from __future__ import annotations
 
+import os
+
 from comfy_api.latest import io
 
 from ..trainer.comfy.paths import table_path
@@ -66,7 +68,7 @@ class CaptionReview(io.ComfyNode):
         if action != "read table" or not table or not table.strip():  # None: linked, ComfyUI has not computed it yet
             return []
         path = table_path(table)
-        return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+        return [path.stat().st_size, path.stat().st_mtime_ns] if os.path.isfile(path) else []
 
     @classmethod
     def execute(cls, dataset, action, table, find, replace, regular_expression, use, write_files) -> io.NodeOutput:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,11 +89,11 @@ class Tagger:
 
 def table_beside(path: Path) -> Path:
     """Returns the path of the table with a tagger's tags. Raises ValueError if there is no table, or no tagger."""
-    if path.suffix.lower() != ".onnx" or not path.is_file():
+    if path.suffix.lower() != ".onnx" or not os.path.isfile(path):
         raise ValueError(f"'{path}' is not an .onnx file. Give the path of a tagger of the WD14 kind, such as "
                          "/models/taggers/model.onnx, with its selected_tags.csv beside it.")
     candidates = [path.with_suffix(".csv"), path.with_name("selected_tags.csv")]
-    if found := [candidate for candidate in candidates if candidate.is_file()]:
+    if found := [candidate for candidate in candidates if os.path.isfile(candidate)]:
         return found[0]
     raise ValueError(f"There is no {candidates[1].name} beside '{path}' (nor {candidates[0].name}). Download it from "
                      "where you got the tagger, and put it there.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def model_type(path: Path) -> str:
     """Returns the kind of model that config.json names. Raises ValueError if the folder, the file or the weights are
     not there, or if the file is damaged or names no kind."""
     try:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise ValueError(f"There is no folder '{path}'. Give the folder of a vision-language model on this "
                              "machine; nothing is downloaded.")
         kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")

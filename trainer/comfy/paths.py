@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import folder_paths
 
 from ..data.captions.table import SUFFIXES
+from ..data.naming import name_some
 
 PACK_DATASETS = Path(__file__).resolve().parents[2] / "example_workflows"
 
@@ -26,7 +29,7 @@ def dataset_folder(text: str) -> Path:
         raise ValueError(f"The dataset folder '{text}' leads out of ComfyUI's input folder. Give an absolute path "
                          "instead.")
     own = PACK_DATASETS / path
-    return own if own.is_dir() and not (home / path).exists() else home / path
+    return own if os.path.isdir(own) and not os.path.exists(home / path) else home / path
 
 
 def table_path(text: str) -> Path:
@@ -52,7 +55,19 @@ def absolute_path(text: str, name: str, what: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    return Path(_bare(text)).expanduser()
+    """Returns the path that a person typed. Raises ValueError if no file can have it: pathlib's own questions, such as
+    `exists`, would raise errors of other kinds."""
+    bare = _bare(text)
+    try:
+        path = os.path.expanduser(bare)
+        os.stat(path)
+    except ValueError:
+        raise ValueError(f"'{name_some([bare])[:80]}' has a character that no path can have. Write it anew.") from None
+    except OSError as err:
+        if err.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"The path '{bare[:80]}…' has {len(bare)} letters, more than a disk takes. Correct it: "
+                             "did you paste other text here?") from err
+    return Path(path)
 
 
 def _bare(text: str) -> str:

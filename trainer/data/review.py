@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,7 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
 
     Raises ValueError if there is no such table, if it has no caption column, if no row fits, or if `accepted` is
     neither yes nor no."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"The table '{path}' does not exist. Write one first (action 'write table'), or correct its "
                          "name.")
     found = table.read(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from .formats import Families, Format, write
 from .layers import STORED
 from .peft_config import beside
 
+SUFFIX = ".safetensors"
+LONGEST = 255 - len(f"_00002{SUFFIX}")
+"""The longest name in UTF-8 bytes, so that a number and the suffix still fit. Linux takes 255 bytes and Windows 255
+UTF-16 units, which are never more than the bytes."""
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALES = tuple(name for kind in STORED.values() for name in kind.more)
 """The ends of the names of tensors that scale whole rows."""
@@ -45,15 +50,26 @@ def about(family: Family, architecture: str, trigger: str) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless `name` can be a file name on every system."""
+    """Raises ValueError unless `name` can be a file name on every system, with or without .safetensors behind it."""
+    name = _stem(name)
     if not name.strip() or name != name.strip():
         raise ValueError(f"The LoRA needs a name without spaces around it, got {name!r}. Write for example "
                          "my_character")
     if ".." in name or re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.startswith("."):
         raise ValueError(f"The LoRA's name must be a plain file name, without folders, '..' or any of :*?\"<>|, got "
                          f"{name!r}. It is saved in ComfyUI's models/loras folder.")
+    if halves := re.findall(r"[\ud800-\udfff]", name):
+        raise ValueError(f"The LoRA's name has half a character in it ({halves[0]!a}), which no file name can have. "
+                         f"Write it anew, for example {name.encode('utf-8', 'ignore').decode().strip() or 'my_lora'}")
+    if (size := len(name.encode())) > LONGEST:
+        raise ValueError(f"The LoRA's name '{name[:20]}…' is too long for a disk: {len(name)} letters are {size} "
+                         f"bytes, and at most {LONGEST} fit. Write a shorter one.")
     if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
         raise ValueError(f"Windows keeps the name {name!r} for a device. Write for example my_{name}")
+
+
+def _stem(name: str) -> str:
+    return name[:-len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
 
 
 def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families: Families, format: Format = "ComfyUI",
@@ -64,12 +80,13 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
     Raises ValueError for a bad name or a format that cannot hold the LoRA, OSError if the file cannot be written. In
     that case nothing is left behind."""
     check_name(name)
+    name = _stem(name)
     tensors = {key: value.to(_dtype(key, value, dtype)).contiguous() for key, value in
                write(lora, format, families).items()}
-    path, counter = folder / f"{name}.safetensors", 1
-    while path.exists():
+    path, counter = folder / f"{name}{SUFFIX}", 1
+    while os.path.exists(path):
         counter += 1
-        path = folder / f"{name}_{counter:05}.safetensors"
+        path = folder / f"{name}_{counter:05}{SUFFIX}"
     facts = getattr(lora, "metadata", {}) | (extra or {})
     facts |= {"modelspec.title": path.stem, "ss_output_name": path.stem,
               "modelspec.date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import file as export
 from safetensors import safe_open
@@ -42,11 +45,36 @@ def test_numbers_in_the_file(tmp_path, dtype, kind):
 
 
 @pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "..", "c:cat", "", "  ", " cat", ".hidden", "cat?", "a\nb",
-                                  "con", "COM1.v2", "Aux"])
+                                  "con", "COM1.v2", "Aux", "con.safetensors", ".safetensors", "cat .safetensors"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
         export.save(LORA, tmp_path, name, "fp16", FAMILIES)
     assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=30)
+@given(st.text(st.characters() | st.sampled_from("a/.\ud83d猫")) | st.text("x猫\U0001f431", min_size=70),
+       st.sampled_from(["", ".safetensors", ".SAFETENSORS"]))
+def test_a_name_that_is_not_refused_can_be_written_twice(name, suffix):
+    """… and is the file's, with one suffix."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export.check_name(name + suffix)
+        except ValueError:
+            return
+        paths = [export.save(LORA, Path(folder), name + suffix, "fp32", FAMILIES) for _ in range(2)]
+        assert [p.name for p in paths] == [f"{name}.safetensors", f"{name}_00002.safetensors"]
+        assert {p.name for p in paths} == {*os.listdir(folder)}
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("x" * 250, "'xxxxxxxxxxxxxxxxxxxx…' is too long for a disk: 250 letters are 250 bytes, and at most 237 fit."),
+    ("猫" * 90, "90 letters are 270 bytes, and at most 237 fit. Write a shorter one"),
+    ("my_\ud83d", r"half a character in it \('\\ud83d'\), which no file name can have. Write it anew, for example my_"),
+], ids=["letters", "bytes", "surrogate"])
+def test_why_a_name_is_refused(name, told):
+    with pytest.raises(ValueError, match=told):
+        export.check_name(name)
 
 
 def test_hashes_are_those_of_the_file(tmp_path):
