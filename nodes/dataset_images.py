@@ -17,6 +17,10 @@ from .jobs import EVERYBODY
 from .types import CATEGORY
 
 
+GUIDANCE = "guidance"
+"""A part of a conditioning that may be there: the recipe says what takes its place."""
+
+
 class DatasetFromImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -83,7 +87,7 @@ def _captions(captions: list[str], count: int) -> list[str]:
 
 def _texts(entry: list) -> list[dict[str, Any]]:
     """Returns the texts of a conditioning one by one. Raises ValueError if it lacks parts for every family that can be
-    trained."""
+    trained, or has parts that training would leave out."""
     cond, extra = entry
     given = {"cond": cond, **extra}
     there = {part for part, value in given.items() if value is not None}
@@ -91,6 +95,9 @@ def _texts(entry: list) -> list[dict[str, Any]]:
     if family is None:
         raise ValueError(f"The conditioning lacks what {names()} takes: {' and '.join(USUAL.text_parts)} (it has "
                          f"{', '.join(given)}). Encode the captions with the CLIP that belongs to the model.")
+    if more := sorted(there - {*family.text_parts, GUIDANCE}):
+        raise ValueError(f"The conditioning holds {', '.join(more)} as well, which training would leave out. Wire in the "
+                         "conditioning as CLIP Text Encode gives it.")
     parts = {part: given[part] for part in family.text_parts}
     if len({len(part) for part in parts.values()}) > 1:
         raise ValueError("The parts of the conditioning are for different numbers of captions: " + ", ".join(

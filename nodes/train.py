@@ -113,9 +113,7 @@ class Train(io.ComfyNode):
         if mode == "wait":
             wait(job, book, EVERYBODY.lease, cls.hidden.unique_id)
         if job.state == "failed":
-            raise RuntimeError(f"LoRA training failed at step {job.history.step}. {job.message}\nWhat was learned "
-                               f"until the last saved state is kept in {job.folder.path}; queue again to go on from "
-                               "there.")
+            raise RuntimeError(_failed(job))
         return cls._outputs(model, job, result)
 
     @classmethod
@@ -130,3 +128,10 @@ class Train(io.ComfyNode):
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         return io.NodeOutput(with_lora(model, lora), lora, losses, job.id, ui=shown)
+
+
+def _failed(job: Job) -> str:
+    if not job.history.step:
+        return f"LoRA training failed before its first step. {job.message}"
+    return (f"LoRA training failed at step {job.history.step}. {job.message}\nWhat was learned until the last saved "
+            f"state is kept in {job.folder.path}; queue again to go on from there.")

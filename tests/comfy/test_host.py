@@ -36,8 +36,14 @@ def test_text_encoders_of_another_width_are_refused(clip, random_vae):
 
 def test_a_fill_model_is_refused(clip, random_vae):
     fill = load_flux(random_flux(in_channels=96))
-    with pytest.raises(ValueError, match="takes extra image channels"):
+    with pytest.raises(ValueError, match=r"takes extra image channels \(96 in, 16 out: a fill"):
         ComfyHost(fill, clip, random_vae)
+
+
+def test_a_model_of_the_same_class_without_clip_l_is_refused(clip, random_vae):
+    ovis = load_flux(random_flux(vec_in_dim=None, guidance_embed=False, yak_mlp=True, txt_norm=True))
+    with pytest.raises(ValueError, match=r"takes no CLIP-L \(Ovis-Image is such a model\). Load a FLUX.1 model"):
+        ComfyHost(ovis, clip, random_vae)
 
 
 def test_the_fingerprint_tells_bases_apart(flux_state, clip, random_vae):

@@ -16,14 +16,17 @@ from livelora.trainer.data.given import dataset as of_graph
 from livelora.trainer.data.pictures import images, masks
 from livelora.trainer.data.pictures.augment import Augment, View
 from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.model.host import SampleSettings
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.preparation import Preparation, Prepared
-from livelora.trainer.training.task import Task
+from livelora.trainer.training.task import Preview, Sample, Task
 from livelora.trainer.training.trainer import Trainer
 from PIL import Image
 from reading import read
 
 RECIPE = {"steps": 20, "rank": 4, "learning_rate": 1e-3, "optimizer": "AdamW", "lr_scheduler": "constant"}
+SETTINGS = SampleSettings(width=64, height=64, steps=2, cfg=1.0, guidance=1.0, sampler_name="euler",
+                          scheduler="simple", seed=3)
 VARIED = {**RECIPE, "batch_size": 2, "caption_shuffle": "tags", "caption_variants": 3, "caption_dropout": 0.2}
 
 
@@ -195,10 +198,13 @@ def test_latents_from_a_graph_are_the_images_they_were_made_of(host, folder, ran
 
 
 def test_latents_and_conditioning_of_another_model_are_refused(host, tmp_path):
+    """Before a prompt of the preview is encoded."""
     def task(channels: int, width: int) -> Task:
         text = {"cond": torch.zeros(1, 4, width), "pooled_output": torch.zeros(1, 128)}
         given = Given(latents=[torch.zeros(channels, 8, 8)], texts=[text])
-        return Task.of(host, TrainConfig(**RECIPE), of_graph(given, tmp_path / "graph", "ohwx", read))
+        preview = Preview((Sample("a cat", "", SETTINGS),), 5) if (channels, width) != (16, 128) else None
+        return Task.of(Untouched(host), TrainConfig(**RECIPE), of_graph(given, tmp_path / "graph", "ohwx", read),
+                       preview=preview)
 
     with pytest.raises(ValueError, match="latents have 4 channels, and FLUX.1 works with 16"):
         prepare(task(4, 128))

@@ -93,6 +93,15 @@ def test_a_recipe_that_contradicts_itself(server):
     assert "lr_warmup_steps (9) is longer than the run (5 steps)" in told
 
 
+@pytest.mark.parametrize("mode", ["wait", "background"])
+def test_a_recipe_that_no_layer_of_the_model_fits(server, mode):
+    """Nothing is encoded, and there is no job of it."""
+    jobs = server.get("/livelora/jobs")
+    told = failure(server, training(40, mode=mode, target_regex="nothing"))
+    assert told.startswith("No layer of this model is trained: 'nothing'") and "learned" not in told
+    assert server.get("/livelora/jobs") == jobs
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/b", "..", "", "C:\\x"])
 def test_a_name_that_is_no_file_name(server, name):
     assert "name" in refusal(server, with_save(training(40), name))

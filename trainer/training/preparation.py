@@ -74,9 +74,13 @@ class Preparation:
         captions += [self._captions(item)[0] for item in held_out]
         preserved = [self._preserved(item) for item in train] if task.config.preservation_weight else []
         blank = [""] if any(self._dropout(item) for item in (*train, *others)) else []
-        texts = self._encode_texts(list(dict.fromkeys((*captions, *preserved, *blank, *prompts))))
-        latents = self._encode_pictures([*(shown for item in (*train, *others) for shown in self._shown(item)),
-                                         *(self._shown(item)[0] for item in held_out)])
+        pictures = [*(shown for item in (*train, *others) for shown in self._shown(item)),
+                    *(self._shown(item)[0] for item in held_out)]
+        # What a person encoded comes first: if it does not fit, that is known before an encoder is loaded.
+        latents = self._encode_pictures([shown for shown in pictures if not shown.bucket])
+        wanted = sorted(dict.fromkeys((*captions, *preserved, *blank, *prompts)), key=lambda c: isinstance(c, str))
+        texts = self._encode_texts(wanted)
+        latents |= self._encode_pictures([shown for shown in pictures if shown.bucket])
         examples = [self._example(item, latents, texts) for item in (*train, *others)]
         learned = [self._learned(e, item, texts) for e, item in zip(examples, train, strict=False)]
         kept = [Example(latents[self._shown(item)[0]], [texts[self._captions(item)[0]]]) for item in held_out]

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..lora.inject import Layout
+from ..lora.inject import Layout, inject
 from ..lora.kinds import KINDS
 from ..lora.layers import adapter_kind, kind_of, layers
+from ..lora.tensors import from_lora, layout_of
 from ..model.family import Family
+from ..model.view import Weight, build_view
 from ..recipe.config import TrainConfig
 
 OWN = ("init", "alpha", "target_modules", "target_regex", "block_ranks")
@@ -32,13 +35,32 @@ def family_problems(config: TrainConfig, family: Family) -> Iterator[str]:
                    f"{' and '.join(family.block_kinds)}; write for example '{family.examples[name]}'.")
 
 
-def layout(view: nn.Module, config: TrainConfig, family: Family) -> Layout:
-    """Returns the Linears that a recipe names, with the ranks and scales that it gives them.
+def check_adapter(view: nn.Module, config: TrainConfig, family: Family, start: dict[str, Tensor] | None) -> None:
+    """Raises ValueError if the adapter that a recipe asks for, or the LoRA to start from, does not fit the model. Takes
+    neither weights nor memory: the adapter is made on PyTorch's device for tensors without values."""
+    shape = layout(view, config, family, start)
+    if start:
+        empty = build_view(view, lambda _, like: Weight(like, None, lambda: None), torch.zeros(1, device="meta"))
+        inject(empty, config, shape)
+        from_lora(empty, start)
 
-    Raises ValueError if there are none, or if one of them cannot have its rank."""
+
+def layout(view: nn.Module, config: TrainConfig, family: Family, start: dict[str, Tensor] | None = None) -> Layout:
+    """Returns the Linears that are trained, with their ranks and scales: those that a recipe names, or those of the
+    LoRA to start from.
+
+    Raises ValueError if there are none, if one of them cannot have its rank, or if a run cannot start from that LoRA.
+    """
+    linears = {name: m for name, m in view.named_modules() if isinstance(m, nn.Linear)}
+    if not start:
+        return _layout_of_recipe(linears, config, family)
+    check_start(start, config, {*linears})
+    return layout_of(start)
+
+
+def _layout_of_recipe(linears: dict[str, nn.Linear], config: TrainConfig, family: Family) -> Layout:
     pattern = config.target_regex or family.targets[config.target_modules]
     by_block, rates = config.ranks_by_block, config.learning_rates_by_block
-    linears = {name: m for name, m in view.named_modules() if isinstance(m, nn.Linear)}
     ranks = {name: int(by_block.of(family.block_of(name), config.rank)) for name in linears
              if re.fullmatch(pattern, name) and rates.of(family.block_of(name), 1.0)}
     ranks = {name: rank for name, rank in ranks.items() if rank}
@@ -50,6 +72,10 @@ def layout(view: nn.Module, config: TrainConfig, family: Family) -> Layout:
     for name, rank in ranks.items():
         if problem := kind.rank_problem(rank, linears[name].out_features):
             raise ValueError(f"{name} cannot have rank {rank}: {problem}")
+        most = min(linears[name].in_features, linears[name].out_features)
+        if config.init in kind.inits_from_weights and rank > most:
+            raise ValueError(f"{name} cannot have rank {rank}: it has only {most} directions that init {config.init!r} "
+                             f"could start from. Choose a rank up to {most}, or another init.")
     return Layout(ranks, {name: kind.scale(config.alpha or rank, rank) for name, rank in ranks.items()})
 
 

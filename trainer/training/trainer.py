@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..lora.inject import Layout, disabled, inject, without_dropout
-from ..lora.tensors import from_lora, layout_of, to_lora
+from ..lora.inject import disabled, inject, without_dropout
+from ..lora.tensors import from_lora, to_lora
 from ..model.checkpointing import isolate
 from ..model.host import Host, Text
 from ..model.memory import activation_bytes
@@ -27,7 +27,7 @@ from .example import Example
 from .objective import elementwise_loss, image_losses, mask_weights, normals, sigmas_of, stratified_normals
 from .optim import make_lr_scheduler, make_optimizer
 from .rounding import rounded_step
-from .targets import check_start, layout, param_groups
+from .targets import layout, param_groups
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The types for the choices of `adapter_dtype`."""
@@ -68,7 +68,7 @@ class Trainer:
         self.model = Resident(host, room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
-        inject(self.view, config, self._layout(start))
+        inject(self.view, config, layout(self.view, config, host.family, start))
         if start:
             from_lora(self.view, start)
         self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
@@ -81,12 +81,6 @@ class Trainer:
         shapes = [(tuple(e.latents.shape), e.num_repeats) for e in examples]
         self.batches = Batches(shapes, config.batch_size, config.seed)
         self.steps_done = self.skipped = self.skipped_in_a_row = 0
-
-    def _layout(self, start: dict[str, Tensor] | None) -> Layout:
-        if not start:
-            return layout(self.view, self.config, self.host.family)
-        check_start(start, self.config, {name for name, m in self.view.named_modules() if isinstance(m, nn.Linear)})
-        return layout_of(start)
 
     def step(self) -> StepResult:
         """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that

@@ -135,7 +135,11 @@ def _reads(clip: Any) -> bool:
 
 def _problems(base: Any, clip: Any, vae: Any) -> list[str]:
     """Returns a sentence for every input that does not fit. If the model does not fit, nothing else is said."""
-    channels = base.diffusion_model.in_channels, base.diffusion_model.out_channels
+    live = base.diffusion_model
+    if live.vector_in is None:
+        return ["model: this one is built like FLUX.1 but takes no CLIP-L (Ovis-Image is such a model). Load a FLUX.1 "
+                f"model, for example {EXAMPLES['model']}."]
+    channels = live.in_channels // live.patch_size**2, live.out_channels // live.patch_size**2
     if channels[0] != channels[1]:
         return [f"model: this FLUX.1 variant takes extra image channels ({channels[0]} in, {channels[1]} out: a fill, "
                 "depth or canny model). Load a plain text-to-image FLUX.1 model."]
