@@ -17,6 +17,7 @@ from ..trainer.comfy.families import USUAL
 from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.captions import files as captions
+from .choices import checked
 from .dataset import check_own_files
 from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset, refusal
@@ -63,6 +64,7 @@ class Captioner(io.ComfyNode):
                 LoraDataset.Output("dataset", display_name="dataset", tooltip="The same images with the new captions."),
                 io.String.Output("report", display_name="report", tooltip="The captions before and after, as text."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -72,6 +74,7 @@ class Captioner(io.ComfyNode):
         return template is None or refusal(captions.check_template, template)
 
     @classmethod
+    @checked
     def execute(cls, dataset, template, which, write_files, engine=None, banned="", replace="") -> io.NodeOutput:
         chosen: dict[str, Any] = engine or {"engine": TEMPLATE}
         plan = Plan(template=template, which=which, write_files=write_files, banned=clean.word_list(banned),

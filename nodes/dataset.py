@@ -19,6 +19,7 @@ from ..trainer.data.report import report as reports
 from ..trainer.data.report.sheet import contact_sheet, report_picture
 from ..trainer.data.scan import Cut, OnBadImage, OnMissingCaption, scan
 from ..trainer.data.sources.choose import check, find_any
+from .choices import checked
 from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset, refusal
 
@@ -86,6 +87,7 @@ class DatasetLoader(io.ComfyNode):
         return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
     @classmethod
+    @checked
     def execute(cls, folder, resolution, trigger_word, missing_captions, bad_images, masks: Masks = "ignore",
                 clip=None, **cut) -> io.NodeOutput:
         scratch = EVERYBODY.scratch()

@@ -12,10 +12,10 @@ from ..trainer.comfy.progress import show_progress
 from ..trainer.data.cache import trim
 from ..trainer.data.given import Given, dataset
 from ..trainer.data.scan import scan
+from .choices import checked
 from .dataset import clip_input, cut_of, cutting, missing_captions_input, outputs, resolution_input, shown
 from .jobs import EVERYBODY
 from .types import CATEGORY
-
 
 GUIDANCE = "guidance"
 """A part of a conditioning that may be there: the recipe says what takes its place."""
@@ -57,6 +57,7 @@ class DatasetFromImages(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, resolution, trigger_word, missing_captions, images=(), captions=(), masks=(), latents=(),
                 conditioning=(), clip=(None,), **cut) -> io.NodeOutput:
         word = trigger_word[0].strip()
@@ -96,8 +97,8 @@ def _texts(entry: list) -> list[dict[str, Any]]:
         raise ValueError(f"The conditioning lacks what {names()} takes: {' and '.join(USUAL.text_parts)} (it has "
                          f"{', '.join(given)}). Encode the captions with the CLIP that belongs to the model.")
     if more := sorted(there - {*family.text_parts, GUIDANCE}):
-        raise ValueError(f"The conditioning holds {', '.join(more)} as well, which training would leave out. Wire in the "
-                         "conditioning as CLIP Text Encode gives it.")
+        raise ValueError(f"The conditioning holds {', '.join(more)} as well, which training would leave out. Wire in "
+                         "the conditioning as CLIP Text Encode gives it.")
     parts = {part: given[part] for part in family.text_parts}
     if len({len(part) for part in parts.values()}) > 1:
         raise ValueError("The parts of the conditioning are for different numbers of captions: " + ", ".join(

@@ -17,9 +17,10 @@ from ..trainer.samples import comparison
 from ..trainer.samples.comparison import Table
 from ..trainer.samples.grid import compose
 from ..trainer.training.task import Sample
+from .choices import check_left_out, checked
 from .job_input import check_job, chosen, job_input
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraPreview
+from .types import CATEGORY, LoraPreview, refusal
 
 FOR_DRAWING = ("model", "clip", "vae", "preview")
 
@@ -69,8 +70,10 @@ class Grid(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, job, *, columns=None) -> bool | str:
         """Refuses, before anything runs, a job that is not here: the workflow may come from another machine. ComfyUI
-        hands over an empty dynamic combo as well, and repeats an error for each parameter that is not keyword-only."""
-        return check_job(job)
+        hands over an empty dynamic combo as well, or nothing if its value is no option, and repeats an error for each
+        parameter that is not keyword-only."""
+        told = refusal(check_left_out, cls, "columns", columns)
+        return check_job(job) if told is True else told
 
     @classmethod
     def fingerprint_inputs(cls, job, columns, **_) -> Any:
@@ -98,6 +101,7 @@ class Grid(io.ComfyNode):
         return list(FOR_DRAWING)
 
     @classmethod
+    @checked
     def execute(cls, job, columns, model: Any = None, clip: Any = None, vae: Any = None, preview: Any = None,
                 labels=True) -> io.NodeOutput:
         found = chosen(job)

@@ -27,7 +27,7 @@ def chosen(name: str) -> Job:
     """Returns the job that was asked for. Raises ValueError if there is none, Refused if another ComfyUI has the jobs.
     """
     book = EVERYBODY.book_of_prompt()
-    job = book.newest() if name == NEWEST else book.get(name)
+    job = book.newest() if name == NEWEST else book.get(str(name))
     if job is None and name == NEWEST:
         raise ValueError("There is no training job yet. Queue a workflow with LoRA Train first.")
     if job is None:

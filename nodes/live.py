@@ -12,10 +12,11 @@ from ..trainer.jobs.job import Job
 from ..trainer.lora.file import Lora
 from ..trainer.lora.tensors import check_fits
 from ..trainer.samples.comparison import MOST_STRENGTH
+from .choices import check_left_out, checked
 from .job_input import check_job, chosen, job_input
 from .jobs import EVERYBODY
 from .recipe import most
-from .types import CATEGORY
+from .types import CATEGORY, refusal
 
 
 class Live(io.ComfyNode):
@@ -56,8 +57,10 @@ class Live(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, job, *, which=None) -> bool | str:
         """Refuses, before anything runs, a job that is not here: the workflow may come from another machine. ComfyUI
-        hands over an empty dynamic combo as well, and repeats an error for each parameter that is not keyword-only."""
-        return check_job(job)
+        hands over an empty dynamic combo as well, or nothing if its value is no option, and repeats an error for each
+        parameter that is not keyword-only."""
+        told = refusal(check_left_out, cls, "which", which)
+        return check_job(job) if told is True else told
 
     @classmethod
     def fingerprint_inputs(cls, job, which, **_) -> Any:
@@ -66,6 +69,7 @@ class Live(io.ComfyNode):
         return float("nan") if job is None else chosen(job).version(_wanted(which))
 
     @classmethod
+    @checked
     def execute(cls, model, job, which, strength) -> io.NodeOutput:
         EVERYBODY.turns.begin()
         found, wanted = chosen(job), _wanted(which)

@@ -9,6 +9,7 @@ from ..trainer.comfy.paths import lora_names, lora_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.lora import merge
 from ..trainer.lora.file import Lora
+from .choices import check, checked
 from .recipe import most
 from .types import CATEGORY, LoraModel, refusal
 
@@ -48,7 +49,7 @@ class MergeLoras(io.ComfyNode):
         """Refuses, before anything runs, a file that cannot be merged: a training may be about to make the other LoRA.
         ComfyUI repeats an error for each parameter of this method, so it has only lora_b: lora_a is read before
         anything else unless it is linked."""
-        return lora_b in (None, "none") or refusal(lambda: merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES))
+        return lora_b is None or refusal(_check_mergeable, lora_b)
 
     @classmethod
     def fingerprint_inputs(cls, lora_a, lora_b, **_) -> list[int]:
@@ -56,6 +57,7 @@ class MergeLoras(io.ComfyNode):
         return [lora_path(name).stat().st_mtime_ns for name in (lora_a, lora_b) if name not in (None, "none")]
 
     @classmethod
+    @checked
     def execute(cls, lora_a, strength_a, lora_b, strength_b, rank) -> io.NodeOutput:
         files = [(name, strength) for name, strength in ((lora_a, strength_a), (lora_b, strength_b))
                  if name != "none" and strength]
@@ -63,6 +65,12 @@ class MergeLoras(io.ComfyNode):
         lora, changes = merge.merge(parts, rank, show_progress)
         report = merge.report(changes)
         return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes, FAMILIES)), report, ui={"text": (report,)})
+
+
+def _check_mergeable(lora_b: str) -> None:
+    check(MergeLoras, {"lora_b": lora_b})
+    if lora_b != "none":
+        merge.read(lora_path(lora_b), 1.0, lora_b, FAMILIES)
 
 
 def _strength(name: str) -> io.Input:

@@ -11,6 +11,7 @@ from ..trainer.comfy.sampling import SAMPLERS, SCHEDULERS
 from ..trainer.model.host import SampleSettings
 from ..trainer.samples import prompts as samples
 from ..trainer.training.task import Preview
+from .choices import checked
 from .types import CATEGORY, LoraPreview, refusal
 
 
@@ -63,6 +64,7 @@ class SamplePreview(io.ComfyNode):
         return prompts is None or refusal(samples.check, prompts)
 
     @classmethod
+    @checked
     def execute(cls, prompts, every_n_steps, width, height, seed, sampler_steps, cfg, guidance, negative, sampler_name,
                 scheduler, strength=1.0) -> io.NodeOutput:
         settings = SampleSettings(width=width, height=height, steps=sampler_steps, cfg=cfg, guidance=guidance,

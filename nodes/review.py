@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.paths import table_path
 from ..trainer.data import review
+from .choices import checked
 from .dataset import check_own_files
 from .types import CATEGORY, LoraDataset, refusal
 
@@ -71,6 +72,7 @@ class CaptionReview(io.ComfyNode):
         return [path.stat().st_size, path.stat().st_mtime_ns] if os.path.isfile(path) else []
 
     @classmethod
+    @checked
     def execute(cls, dataset, action, table, find, replace, regular_expression, use, write_files) -> io.NodeOutput:
         if action != "show" and not table.strip():
             raise ValueError(f"action is '{action}', and table is empty. Name a table, such as captions.csv.")

@@ -10,6 +10,7 @@ from ..trainer.comfy.families import FAMILIES
 from ..trainer.comfy.paths import loras_folder
 from ..trainer.lora.file import FILE_DTYPES, check_name, save
 from ..trainer.lora.formats import FORMATS, Format
+from .choices import checked
 from .types import CATEGORY, LoraModel, refusal
 
 
@@ -53,6 +54,7 @@ class SaveLora(io.ComfyNode):
         return name is None or refusal(check_name, name)
 
     @classmethod
+    @checked
     def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:
         graph = cls._graph() if embed_workflow else None
         path = save(lora, loras_folder(), name, dtype, FAMILIES, format, graph)

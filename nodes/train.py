@@ -22,8 +22,9 @@ from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.optim import packages_for
 from ..trainer.training.task import Task
 from . import recipe, routes
+from .choices import check_left_out, checked
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraDataset, LoraModel, LoraPreview, LossMap
+from .types import CATEGORY, LoraDataset, LoraModel, LoraPreview, LossMap, refusal
 
 
 class Train(io.ComfyNode):
@@ -85,12 +86,19 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model, *, preset=None) -> bool | str:
+        """Refuses, before anything runs, a preset that is no option. ComfyUI reports an error at a parameter that is
+        not keyword-only, so there is one: `model`, because ComfyUI no longer checks the values of those."""
+        return refusal(check_left_out, cls, "preset", preset)
+
+    @classmethod
     def fingerprint_inputs(cls, mode, **_) -> float | int:
         """Returns a value that changes when the node must run again. In the background there is always something new. A
         finished LoRA stays what it is; one that was cut short does not."""
         return float("nan") if mode != "wait" else EVERYBODY.book_of_prompt().cut_short
 
     @classmethod
+    @checked
     def execute(cls, model, clip, vae, dataset, preset, seed, mode, preview=None, validation=None, regularization=None,
                 result: Which = "last", start_from="none", sharing: Sharing = "prompts first",
                 **rare) -> io.NodeOutput:

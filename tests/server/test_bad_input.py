@@ -79,6 +79,32 @@ def test_a_caption_that_is_not_utf8(server, folder):
     assert "a.txt is not UTF-8 text" in failure(server, dataset(40, folder=str(folder)))
 
 
+def test_a_preset_that_is_no_option(server):
+    told = refusal(server, training(40) | {"train": {**(train := training(40)["train"]), "inputs": {
+        **train["inputs"], "preset": "portrait"}}})
+    assert "preset must be one of character, style, concept. Choose one in the node" in told
+
+
+@pytest.mark.parametrize(("node", "inputs", "told"), [
+    ("LiveLoraLive", {"which": "latest", "strength": 1.0}, "which must be one of newest, best, step."),
+    ("LiveLoraGrid", {"columns": "prompts", "labels": True}, "columns must be one of steps, strengths."),
+])
+def test_a_choice_of_a_job_that_is_no_option(server, node, inputs, told):
+    graph = {"model": training(40)["model"], "image": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
+             "node": {"class_type": node, "inputs": {"model": ["model", 0], "job": "newest", **inputs}}}
+    assert told in refusal(server, graph)
+
+
+def test_an_engine_that_is_no_option(server):
+    """It was taken for the template, and rewrote the captions."""
+    graph = training(40)
+    graph["captioner"] = {"class_type": "LiveLoraCaption", "inputs": {
+        "dataset": ["data", 0], "template": "{caption}", "which": "all", "write_files": False, "engine": "WD14"}}
+    graph["train"]["inputs"]["dataset"] = ["captioner", 0]
+    assert ("engine must be one of ComfyUI text model, vision-language folder, tagger, template, got 'WD14'."
+            in failure(server, graph))
+
+
 @pytest.mark.parametrize(("change", "told"), [
     ({"rank": 0}, "Value 0 smaller than min of 1: preset.rank"),
     ({"steps": 0}, "Value 0 smaller than min of 1: preset.steps"),
