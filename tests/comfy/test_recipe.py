@@ -9,11 +9,12 @@ import torch
 from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.lora.inject import disabled
+from livelora.trainer.model.host import SampleSettings
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training import state
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.preparation import Preparation
-from livelora.trainer.training.task import Task
+from livelora.trainer.training.task import Preview, Sample, Task
 from livelora.trainer.training.trainer import Trainer
 from PIL import Image
 from reading import read
@@ -211,6 +212,25 @@ def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, da
     Task.of(host, config, dataset)
     with pytest.raises(ValueError, match="replaces the trigger word 'blorp', and 6 captions do not have it, such as"):
         Task.of(host, config, replace(dataset, trigger_word="blorp"))
+
+
+def test_every_text_that_is_far_too_long_is_named_before_anything_is_encoded(host, dataset):
+    """The caption of an image to learn or of one that is measured, a prompt, a negative prompt, and what stands in for
+    the trigger word."""
+    long = "word " * 3000
+    settings = SampleSettings(width=64, height=64, steps=1, cfg=1.0, guidance=1.0, sampler_name="euler",
+                              scheduler="simple", seed=0)
+    red, *others = dataset.items
+    measured = replace(dataset, items=(replace(red, path=red.path.with_name("measured.png"), caption=long),))
+    config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class=long)
+    with pytest.raises(ValueError) as caught:
+        Task.of(host, config, replace(dataset, items=(replace(red, caption="ohwx " + long), others[0])),
+                validation=measured, preview=Preview((Sample("ohwx", long, settings),), 1))
+    told = str(caught.value)
+    for name in (f"the caption of {red.path.name}", "the caption of measured.png", "a caption with preservation_class",
+                 "a prompt of LoRA Sample Preview"):
+        assert f"{name} (about " in told
+    assert "FLUX.1 is made for 512 tokens, and at most 2048 are encoded" in told
 
 
 def test_held_out_twice_is_refused(host, dataset):

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import comfy.text_encoders
 import pytest
-from livelora.trainer.comfy.tokens import counter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from livelora.trainer.comfy.text import encode_text
+from livelora.trainer.comfy.tokens import COUNTED, check_length, counter
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 VOCABULARIES = Path(comfy.text_encoders.__path__[0])
@@ -36,3 +39,35 @@ def test_known_lengths(clip):
 def test_weights_do_not_count(clip):
     count, _ = counter(clip)
     assert count("(cat:1.3)") == 1
+
+
+@given(piece=st.text("a 猫ß.é\n", min_size=1, max_size=40), times=st.integers(1, 2000))
+@settings(max_examples=20)
+def test_texts_of_more_than_four_times_the_tokens_are_refused(clip, expected, piece, times):
+    text = (piece * times)[:COUNTED]
+    if expected(text) <= 2048:
+        check_length(clip, text)
+    else:
+        with pytest.raises(ValueError, match=f"A text of about {expected(text)} tokens is far too long"):
+            check_length(clip, text)
+
+
+@pytest.mark.parametrize("text", ["x " * 4000, "x " * 500_000, "猫" * 300_000])
+def test_a_text_that_is_far_too_long_costs_neither_memory_nor_time(clip, monkeypatch, text):
+    """ComfyUI's tokenizer takes time, and T5 memory, that grows with the square of its length."""
+    lengths, really = [], clip.tokenize
+    monkeypatch.setattr(clip, "tokenize", lambda text, **options: lengths.append(len(text)) or really(text, **options))
+    monkeypatch.setattr(clip, "encode_from_tokens_scheduled", None)
+    with pytest.raises(ValueError, match="at most 2048 are encoded. Shorten it"):
+        encode_text(clip, text)
+    assert max(lengths) <= COUNTED
+
+
+@pytest.mark.parametrize("text", ["x " * 10_000, "猫 " * 10_000])
+def test_what_stands_behind_the_counted_part_is_taken_to_be_like_it(clip, expected, text):
+    assert counter(clip)[0](text) == pytest.approx(expected(text), rel=0.01)
+
+
+def test_more_brackets_than_comfyui_can_read_are_refused(clip):
+    with pytest.raises(ValueError, match="too many brackets inside each other"):
+        encode_text(clip, "(" * 2000 + "cat" + ")" * 2000)

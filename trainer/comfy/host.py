@@ -26,6 +26,7 @@ from ..model.view import Weight, build_view
 from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
 from .text import by_length, encode_text, side_by_side
+from .tokens import counter
 from .vae import encode_images
 
 try:
@@ -116,6 +117,10 @@ class ComfyHost:
         if problem := self.family.text_problem(self._live, text):
             raise ValueError(problem)
         return text
+
+    def count_tokens(self, text: str) -> int:
+        """Returns how many tokens a text has, as the report counts them."""
+        return counter(self._clip)[0](text)
 
     def encode_text(self, text: str) -> Text:
         """Returns what CLIPTextEncode would give, on the CPU."""

@@ -12,13 +12,15 @@ import torch
 
 from ..model.host import Text
 from .interrupts import translated
+from .tokens import check_length, tokenize
 
 
 def encode_text(clip: comfy.sd.CLIP, caption: str) -> Text:
     """Returns what CLIPTextEncode gives: `cond` (1, L, D), `pooled_output` and whatever else the encoder adds, on the
-    CPU."""
+    CPU. Raises ValueError for a text that is far too long, because memory grows with the square of L."""
+    check_length(clip, caption)
     with torch.inference_mode(), translated():
-        [cond, extra], *_ = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+        [cond, extra], *_ = clip.encode_from_tokens_scheduled(tokenize(clip, caption))
     found = {"cond": cond, **extra}
     return {name: value.clone().cpu() if torch.is_tensor(value) else value for name, value in found.items()}
 

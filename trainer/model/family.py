@@ -13,6 +13,10 @@ from torch import nn
 from .memory import Geometry
 from .process import Process
 
+FAR_TOO_LONG = 4
+"""How many times as many tokens as the model is made for a text may have. ComfyUI encodes any number of them, but memory
+grows with its square: for each pair of tokens a layer of T5-XXL has 64 numbers, in fp32 1 GB for 2048 tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -96,6 +100,11 @@ class Family:
         place, *inside = module.split(".", 2)
         kind = next((kind for kind, name in self.block_kinds.items() if name == place), None)
         return (kind, int(inside[0])) if kind and len(inside) == 2 else None
+
+    @property
+    def most_tokens(self) -> int:
+        """Returns the most tokens that a text may have to be encoded."""
+        return FAR_TOO_LONG * self.caption_tokens
 
     def tokens(self, latent_pixels: int) -> int:
         """Returns the number of tokens of a picture with so many latent pixels."""

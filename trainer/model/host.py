@@ -101,8 +101,13 @@ class Host(Protocol):
         fit the model."""
         ...
 
+    def count_tokens(self, text: str) -> int:
+        """Returns how many tokens a text has for `encode_text`. Raises ValueError if it cannot be read as tokens."""
+        ...
+
     def encode_text(self, text: str) -> Text:
-        """Encodes a caption for `predict` and `sampler`. Raises Interrupted."""
+        """Encodes a caption for `predict` and `sampler`. Raises Interrupted, and ValueError for a text that is far too
+        long (`Family.most_tokens`) or cannot be read as tokens."""
         ...
 
     def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:

@@ -17,6 +17,7 @@ from ..data.item import Dataset
 from ..model.host import Host, SampleSettings
 from ..recipe.config import TrainConfig
 from .targets import check_adapter, family_problems
+from .texts import length_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Task:
 
     @classmethod
     def of(cls, host: Host, config: TrainConfig, dataset: Dataset, *, validation: Dataset | None = None,
-           regularization: Dataset | None = None, start: dict[str, Tensor] | None = None, **others: Any) -> Task:
+           regularization: Dataset | None = None, start: dict[str, Tensor] | None = None,
+           preview: Preview | None = None, **others: Any) -> Task:
         """Makes a task. The images of the class, and those that the recipe holds out, are taken out of `dataset`.
 
         Raises ValueError if the recipe asks for what the model or the data does not have, or if `start` does not fit.
@@ -71,14 +73,16 @@ class Task:
         if of_class:
             more = regularization.items if regularization else ()
             regularization = replace(of_class, items=of_class.items + more)
-        problems = [*family_problems(config, host.family), *_problems(config, learned, validation, regularization)]
+        problems = [*family_problems(config, host.family), *_problems(config, learned, validation, regularization),
+                    *length_problems(host, config, (learned, regularization, validation),
+                                     preview.texts if preview else ())]
         if problems:
             raise ValueError("This cannot be trained:\n" + "\n".join(f"- {p}" for p in problems))
         check_adapter(host.view(torch.float32), config, host.family, start)
         if config.held_out:
             learned, validation = learned.split(config.held_out)
         return cls(host=host, config=config, dataset=learned, validation=validation, regularization=regularization,
-                   start=start, **others)
+                   start=start, preview=preview, **others)
 
     def fingerprints(self) -> dict[str, str]:
         """Returns a fingerprint of each thing that makes this another training if it changes. Extending a training

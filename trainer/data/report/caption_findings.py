@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ...model.family import FAR_TOO_LONG
 from ..item import Dataset, Item
 from .findings import Finding
 
@@ -33,7 +34,8 @@ def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, i
     captioned = [item for item in items if item.has_caption and item.caption.strip()]
     if long := [names[i.path] for i in captioned if tokens.get(whole(i), 0) > most]:
         yield Finding("long", f"{len(long)} with a caption of more than the {most} tokens that the model is made for "
-                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them, and put what matters first.")
+                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them, and put what matters first. LoRA Train takes at "
+                      f"most {FAR_TOO_LONG * most} tokens.")
     learned = [item for item in captioned if not item.regularization]
     yield from _trigger(learned, dataset.trigger_word.strip(), names)
     yield from _same(learned, names)

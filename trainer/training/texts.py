@@ -1,0 +1,45 @@
+"""Finds the texts of a task that are far too long to be encoded, before anything is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..data.captions import rules as caption_rules
+from ..data.captions.files import with_class
+from ..data.item import Dataset, Item
+from ..data.naming import name_some
+from ..model.host import Host
+from ..recipe.config import TrainConfig
+from ..recipe.seeds import generator
+
+
+def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset | None],
+                    prompts: Sequence[str]) -> Iterator[str]:
+    """Yields a sentence if captions or preview prompts have more tokens than are encoded. It names them."""
+    made_for, most = host.family.caption_tokens, host.family.most_tokens
+    tokens: dict[str, int] = {}
+    for name, text in _texts(config, datasets, prompts):
+        # Counting takes milliseconds, and a token stands for at least a byte.
+        if len(text.encode(errors="replace")) > most and (found := host.count_tokens(text)) > most:
+            tokens[name] = max(found, tokens.get(name, 0))
+    if tokens:
+        yield (f"{len(tokens)} texts are far too long: {name_some([f'{n} (about {tokens[n]} tokens)' for n in tokens])}. "
+               f"{host.family.name} is made for {made_for} tokens, and at most {most} are encoded, because memory "
+               "grows with their square. Shorten them.")
+
+
+def _texts(config: TrainConfig, datasets: Sequence[Dataset | None],
+           prompts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yields each text in its plainest form, with the name of its image or of where it stands."""
+    for dataset in filter(None, datasets):
+        for item in (item for item in dataset.items if item.text is None):
+            caption = _plainest(item)
+            yield f"the caption of {item.path.name}", caption
+            if config.preservation_class:
+                yield "a caption with preservation_class", with_class(caption, dataset.trigger_word,
+                                                                      config.preservation_class)
+    yield from (("a prompt of LoRA Sample Preview", text) for text in prompts)
+
+
+def _plainest(item: Item) -> str:
+    return caption_rules.variants(item.caption, item.rules, 1, generator(0))[0] if item.rules else item.caption
