@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import get_args
 
@@ -15,10 +14,11 @@ from ..trainer.data.cache import trim
 from ..trainer.data.item import Dataset
 from ..trainer.data.pictures.augment import Augment, Crop
 from ..trainer.data.pictures.masks import Masks
+from ..trainer.data.places import fingerprint
 from ..trainer.data.report import report as reports
 from ..trainer.data.report.sheet import contact_sheet, report_picture
 from ..trainer.data.scan import Cut, OnBadImage, OnMissingCaption, scan
-from ..trainer.data.sources.choose import check, find_any
+from ..trainer.data.sources.choose import check
 from .choices import checked
 from .jobs import EVERYBODY
 from .types import CATEGORY, LoraDataset, refusal
@@ -73,18 +73,11 @@ class DatasetLoader(io.ComfyNode):
         return folder is None or refusal(lambda: check(dataset_folder(folder)))
 
     @classmethod
-    def fingerprint_inputs(cls, folder, **_) -> list:
+    def fingerprint_inputs(cls, folder, **_) -> str:
         """Returns a value that changes when a file changes in a place that is read."""
         if folder is None:  # linked: ComfyUI has not computed it yet
-            return []
-        source = dataset_folder(folder)
-        places = {source}
-        if source.is_file() and source.suffix.lower() != ".zip":
-            with contextlib.suppress(ValueError):
-                places |= {found.path.parent for found in find_any(source, EVERYBODY.scratch())[0]}
-        files = sorted({file for place in places for file in ([place] if place.is_file() else place.rglob("*"))
-                        if file.is_file()})
-        return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+            return ""
+        return fingerprint(dataset_folder(folder), EVERYBODY.scratch())
 
     @classmethod
     @checked

@@ -81,7 +81,8 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
                          f"are for {name_some([*found]) or 'nothing'}; the images are {name_some([*names.values()])}.")
     if without := [names[picture] for picture, row in here.items() if CAPTION not in row]:
         raise ValueError(f"{path.name} has no {CAPTION} for {name_some(without)}. Each row needs one.")
-    unknown = [name for name in found if name not in names.values()]
+    known = {*names.values()}
+    unknown = [name for name in found if name not in known]
     rest = [name for picture, name in names.items() if picture not in here]
     notes = [f"{len(unknown)} rows of {path.name} are for images that are not in the dataset: {name_some(unknown)}"
              ] if unknown else []

@@ -5,6 +5,7 @@ give the sizes they give there."""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -52,14 +53,7 @@ class Buckets:
 
     def sizes(self) -> list[Size]:
         """Returns all sizes for pictures that may be enlarged, in order."""
-        area = self.resolution[0] * self.resolution[1]
-        square = int(math.sqrt(area)) // self.step * self.step
-        found = {(square, square)}
-        for width in range(self.smallest, self.largest + 1, self.step):
-            height = min(self.largest, area // width // self.step * self.step)
-            if height >= self.smallest:
-                found |= {(width, height), (height, width)}
-        return sorted(found)
+        return _sizes(self)
 
     def _nearest(self, size: Size) -> Size:
         aspect = size[0] / size[1]
@@ -91,6 +85,19 @@ class Buckets:
         """Returns the size for a picture of which sd-scripts' steps leave nothing."""
         width, height = _cropped(size, MAX_ASPECT)
         return self._own((max(width, FINEST), max(height, FINEST)), FINEST, MAX_ASPECT) or (FINEST, FINEST)
+
+
+@functools.lru_cache(maxsize=64)
+def _sizes(buckets: Buckets) -> list[Size]:
+    """Returns all sizes once and not again for each picture: a configuration may ask for thousands."""
+    area, step = buckets.resolution[0] * buckets.resolution[1], buckets.step
+    square = int(math.sqrt(area)) // step * step
+    found = {(square, square)}
+    for width in range(buckets.smallest, min(buckets.largest, area // buckets.smallest) + 1, step):
+        height = min(buckets.largest, area // width // step * step)
+        if height >= buckets.smallest:
+            found |= {(width, height), (height, width)}
+    return sorted(found)
 
 
 def _rounded(edge: float, step: int) -> int:

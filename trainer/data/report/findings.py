@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -89,34 +90,49 @@ def _copies(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]
 def _similar(different: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
     """Yields a finding if pictures have nearly the same hash. Pictures are also in one group if others between them
     connect them. Plain ones are left out, because all their hashes are alike."""
-    known = [(names[i.path], i.perceptual_hash) for i in different
-             if i.perceptual_hash is not None and ALIKE < i.perceptual_hash.bit_count() < 64 - ALIKE]
-    group = list(range(len(known)))  # union-find
+    alike: dict[int, list[str]] = defaultdict(list)
+    for item in different:
+        if item.perceptual_hash is not None and ALIKE < item.perceptual_hash.bit_count() < 64 - ALIKE:
+            alike[item.perceptual_hash].append(names[item.path])
+    group = {hash: hash for hash in alike}  # union-find
 
-    def root(place: int) -> int:
-        while group[place] != place:
-            group[place] = place = group[group[place]]
-        return place
+    def root(hash: int) -> int:
+        while group[hash] != hash:
+            group[hash] = hash = group[group[hash]]
+        return hash
 
-    for one, other in _near([hash for _, hash in known]):
+    for one, other in _near([*alike]):
         group[root(other)] = root(one)
     members: dict[int, list[str]] = defaultdict(list)
-    for place, (name, _) in enumerate(known):
-        members[root(place)].append(name)
+    for hash, these in alike.items():
+        members[root(hash)] += these
     if groups := tuple(tuple(found) for found in members.values() if len(found) > 1):
         yield Finding("similar", f"{sum(map(len, groups))} images look nearly alike", _flat(groups),
                       "Look at them: of several shots of a scene keep the best, or the LoRA learns the scene.", groups)
 
 
 def _near(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields the places (i, j), i < j, of hashes that differ in at most ALIKE bits."""
+    """Yields pairs of different hashes that differ in at most ALIKE bits, some of them several times.
+
+    Of ALIKE + 1 parts of two such hashes one is equal, so only hashes with an equal part are compared, not all."""
     table = np.array(hashes, dtype=np.uint64)
+    cuts = np.linspace(0, 64, ALIKE + 2, dtype=np.uint64)
+    for low, high in itertools.pairwise(cuts):
+        part = (table >> low) & ((np.uint64(1) << (high - low)) - np.uint64(1))
+        ordered = table[np.argsort(part, kind="stable")]
+        _, counts = np.unique(part, return_counts=True)
+        for same in np.split(ordered, np.cumsum(counts)[:-1]):
+            yield from _near_of(same) if len(same) > 1 else ()
+
+
+def _near_of(table: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields the pairs of hashes that differ in at most ALIKE bits."""
     for start in range(0, len(table), BLOCK):
         differing = table[start:start + BLOCK, None] ^ table[None, start:]
         distance = BITS[differing.view(np.uint8)].reshape(*differing.shape, 8).sum(axis=2, dtype=np.uint8)
         for row, column in np.argwhere(distance <= ALIKE).tolist():
             if row < column:
-                yield start + row, start + column
+                yield int(table[start + row]), int(table[start + column])
 
 
 def _blurred(unique: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
@@ -136,22 +152,18 @@ def _unbalanced(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
     """Yields a finding if the pictures × repeats of folders differ much. Images of a class are not compared with what
     is learned."""
     counts: Counter[Path] = Counter()
+    folders: dict[Path, str] = {}
     for item in dataset.items:
         if not item.regularization:
-            counts[item.path.parent] += item.num_repeats
-    ordered = [(_folder(place, dataset, names), count) for place, count in counts.most_common()]
+            place = item.path.parent
+            counts[place] += item.num_repeats
+            folders.setdefault(place, names[item.path].rpartition("/")[0] or place.name)  # as in the pictures' names
+    ordered = [(folders[place], count) for place, count in counts.most_common()]
     if len(ordered) > 1 and ordered[0][1] > IMBALANCE * ordered[-1][1]:
         (most, many), (least, few) = ordered[0], ordered[-1]
         yield Finding("unbalanced", f"'{most}' comes {many / few:.1f} times as often as '{least}' ({many} and {few} "
                       "with repeats)", tuple(name for name, _ in ordered),
                       f"If both matter alike, give '{least}' more repeats (10_name comes 10 times) or more images.")
-
-
-def _folder(place: Path, dataset: Dataset, names: dict[Path, str]) -> str:
-    """Returns the name of a folder as it stands in the names of its pictures. The dataset's own folder does not stand
-    there, so it has its plain name."""
-    name = next(names[i.path] for i in dataset.items if i.path.parent == place)
-    return name.rpartition("/")[0] or place.name
 
 
 def _flat(groups: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import pytest
 import skimage
 from livelora.trainer.data.captions.rules import CaptionRules
 from livelora.trainer.data.item import Dataset, Item
+from livelora.trainer.data.report import findings as pictures
 from livelora.trainer.data.report import report
 from livelora.trainer.data.report.caption_findings import is_tags, spellings
 from livelora.trainer.data.report.findings import _near
@@ -109,8 +110,22 @@ def test_plain_pictures_do_not_look_alike():
 def test_pairs_are_those_that_python_counts():
     base = [draw.getrandbits(64) for _ in range(40)]
     hashes = [h ^ sum(1 << draw.randrange(64) for _ in range(k)) & (2**64 - 1) for h in base for k in range(9)]
-    expected = {(i, j) for (i, a), (j, b) in itertools.combinations(enumerate(hashes), 2) if bin(a ^ b).count("1") <= 5}
-    assert {*_near(hashes)} == expected and len(expected) > 100
+    different = list(dict.fromkeys(hashes))
+    expected = {frozenset((a, b)) for a, b in itertools.combinations(different, 2) if bin(a ^ b).count("1") <= 5}
+    assert {frozenset(pair) for pair in _near(different)} == expected and len(expected) > 100
+
+
+def test_comparing_folders_and_pictures_takes_no_time_that_grows_with_the_square(monkeypatch):
+    """4,000 pictures that look alike, each in a folder of its own: each folder is looked at once, and each hash is
+    compared with few others."""
+    compared, looked_at, really, parent = [], [], pictures._near_of, Path.parent.fget
+    monkeypatch.setattr(pictures, "_near_of", lambda table: compared.append(len(table)**2) or really(table))
+    monkeypatch.setattr(Path, "parent", property(lambda path: looked_at.append(path) or parent(path)))
+    hashes = [draw.getrandbits(64) for _ in range(2000)] + [0xF0F0F0F0F0F0F0F0] * 2000
+    found = findings(dataset(items=tuple(item(f"{i}/a.png", digest=f"{i}", perceptual_hash=h, num_repeats=5 if i else 50)
+                                         for i, h in enumerate(hashes))))
+    assert len(found["similar"].files) == 2000 and len(found["unbalanced"].files) == 4000
+    assert sum(compared) < 100 * len(hashes) and len(looked_at) < 10 * len(hashes)
 
 
 def test_real_photos_saved_anew_look_alike_and_others_do_not(tmp_path):

@@ -1,0 +1,98 @@
+"""A dataset is looked at again when something has changed where it is read from, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from livelora.trainer.data.captions import files as captions
+from livelora.trainer.data.places import fingerprint
+from livelora.trainer.data.sources.choose import find_any
+
+FOLDERS = ("", "10_cats", "0_off", "mask", "10_cats/masks", "other", "other/10_cats", "10_cats/10_more", "named/deep")
+FILES = ("a.png", "a.txt", "b.jpg", "a_mask.png", "weights.json", "metadata.csv", "notes.md")
+FILE = st.tuples(st.sampled_from(FOLDERS), st.sampled_from(FILES)).map("/".join).map(lambda name: name.lstrip("/"))
+CONTENT = {"weights.json": "{}", "metadata.csv": "file_name,text\na.png,one\nnamed/deep/a.png,two\n"}
+
+
+def put(folder: Path, name: str, more: str = "") -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CONTENT.get(path.name, "x") + more)
+
+
+def read(source: Path) -> object:
+    """What a scan reads: the files, their captions, and the content of each file."""
+    try:
+        found, said = find_any(source, source)
+    except ValueError as err:
+        return str(err)
+    return said, [(f, captions.read(f.path, f.caption_extension), f.path.read_text(), [m.read_text() for m in f.masks])
+                  for f in found]
+
+
+@given(st.lists(FILE, max_size=8), FILE, st.booleans())
+@settings(max_examples=60)
+def test_whatever_changes_what_is_read_changes_the_fingerprint(names, changed, goes):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        put(folder, "a.png")
+        for name in names:
+            put(folder, name)
+        before, known = read(folder), fingerprint(folder, folder)
+        assert fingerprint(folder, folder) == known
+        if goes:
+            (folder / changed).unlink(missing_ok=True)
+        else:
+            put(folder, changed, " ")
+        assert fingerprint(folder, folder) != known or read(folder) == before
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """The folders that are listed."""
+    places = []
+    for name in ("scandir", "listdir"):
+        really = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda place, really=really: places.append(str(place)) or really(place))
+    return places
+
+
+def test_other_folders_are_not_looked_into_however_many_there_are(tmp_path, listed):
+    for name in ("a.png", "10_cats/b.png", "10_cats/mask/b.png", "other/c.png", "other/10_cats/c.png"):
+        put(tmp_path, name)
+    known = fingerprint(tmp_path, tmp_path)
+    assert {*listed} == {str(tmp_path / name) for name in ("", "10_cats", "10_cats/mask")} and len(listed) <= 4
+    put(tmp_path, "other/new.png")
+    put(tmp_path, "other/10_cats/new.png")
+    assert fingerprint(tmp_path, tmp_path) == known
+
+
+def test_a_configuration_is_read_from_the_folders_that_it_names(tmp_path, listed):
+    put(tmp_path, "cats/a.png")
+    put(tmp_path, "dogs/a.png")
+    toml = tmp_path / "set.toml"
+    toml.write_text(f"[[datasets]]\n[[datasets.subsets]]\nimage_dir = '{(tmp_path / 'cats').as_posix()}'\n")
+    known = fingerprint(toml, tmp_path)
+    put(tmp_path, "dogs/b.png")
+    assert fingerprint(toml, tmp_path) == known and str(tmp_path / "dogs") not in listed
+    put(tmp_path, "cats/b.txt")
+    assert fingerprint(toml, tmp_path) != known
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.zip", "n" * 300, "a\0b", "\ud800"])
+def test_what_is_not_there_has_a_fingerprint_too(tmp_path, name):
+    assert fingerprint(tmp_path / name, tmp_path) == fingerprint(tmp_path / name, tmp_path)
+
+
+def test_a_zip_and_a_link_that_leads_nowhere(tmp_path):
+    put(tmp_path, "set.zip")
+    known = fingerprint(tmp_path / "set.zip", tmp_path)
+    put(tmp_path, "set.zip", "more")
+    assert fingerprint(tmp_path / "set.zip", tmp_path) != known
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    assert fingerprint(tmp_path, tmp_path) == fingerprint(tmp_path, tmp_path)

@@ -1,0 +1,90 @@
+"""Knows the places that a dataset is read from, and tells whether something in them has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .captions import table
+from .pictures import masks
+from .sources import choose
+from .sources.table import NAMES
+
+Reads = Callable[[str], bool]
+"""(name of a subfolder) → whether it is read together with the folder that it lies in."""
+
+
+def fingerprint(source: Path, scratch: Path) -> str:
+    """Returns a text that changes when a file appears, changes or goes in a place that a dataset is read from.
+
+    Each such folder is listed once, and each of its files is asked once for its size and times. Other folders are not
+    looked into, however many files lie there. `scratch` is as in `choose.find_any`."""
+    digest = hashlib.sha256()
+    for place in sorted({source, *_elsewhere(source, scratch)}):
+        for line in _lines(str(place), _has_repeats, _has_masks):
+            digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
+    """Yields the folders that are read beside those that `_lines` finds by their names: what a table or a configuration
+    names."""
+    if os.path.isdir(source):
+        with contextlib.suppress(OSError):
+            read = [source, *(source / name for name in os.listdir(source) if _has_repeats(name))]
+            for path in (place / name for place in read for name in NAMES):
+                yield from _named(path) if os.path.isfile(path) else ()
+    elif source.suffix.lower() in table.SUFFIXES:
+        yield from _named(source)
+    elif source.suffix.lower() != ".zip":
+        with contextlib.suppress(ValueError):
+            yield from {entry.path.parent for entry in choose.find_any(source, scratch)[0]}
+
+
+def _named(path: Path) -> Iterator[Path]:
+    """Yields the folders of the files that a table names."""
+    with contextlib.suppress(ValueError):
+        folders = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
+        yield from (place for place in (path.parent / folder for folder in folders) if os.path.isdir(place))
+
+
+def _lines(place: str, *reads: Reads) -> Iterator[str]:
+    """Yields a line for a file, or for each entry of a folder and of the subfolders that are read with it. `reads` says
+    which these are, once for each further level."""
+    try:
+        if not os.path.isdir(place):
+            yield _line(place, os.stat(place))
+            return
+        with os.scandir(place) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except (OSError, ValueError):
+        yield f"{place} cannot be read"
+        return
+    for entry in entries:
+        try:
+            if not entry.is_dir():
+                yield _line(entry.path, entry.stat())
+                continue
+        except OSError:  # a link that leads nowhere
+            pass
+        yield entry.path
+        if reads and reads[0](entry.name):
+            yield from _lines(entry.path, *reads[1:])
+
+
+def _line(path: str, facts: os.stat_result) -> str:
+    """Returns a file's path with its size and times. A file that was replaced by an older one has another time of
+    change (except on Windows)."""
+    return f"{path} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+
+
+def _has_repeats(name: str) -> bool:
+    return bool(re.match(r"\d+_", name)) or _has_masks(name)
+
+
+def _has_masks(name: str) -> bool:
+    return name.lower() in masks.FOLDERS
