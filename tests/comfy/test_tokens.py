@@ -6,10 +6,13 @@ from pathlib import Path
 
 import comfy.text_encoders
 import pytest
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from livelora.trainer.captioning.clean import without_weights
 from livelora.trainer.comfy.text import encode_text
 from livelora.trainer.comfy.tokens import COUNTED, check_length, counter
+from livelora.trainer.data.report.caption_findings import has_weights
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 VOCABULARIES = Path(comfy.text_encoders.__path__[0])
@@ -71,3 +74,17 @@ def test_what_stands_behind_the_counted_part_is_taken_to_be_like_it(clip, expect
 def test_more_brackets_than_comfyui_can_read_are_refused(clip):
     with pytest.raises(ValueError, match="too many brackets inside each other"):
         encode_text(clip, "(" * 2000 + "cat" + ")" * 2000)
+
+
+@given(st.text("(a):1\\\\ ", max_size=12))
+def test_the_report_finds_the_captions_that_comfyui_reads_with_weights(caption):
+    text = escape_important(caption)
+    parts = token_weights(text, 1.0)
+    assert has_weights(caption) == ("".join(part for part, _ in parts) != text)
+
+
+@given(st.text("(a):1 ", max_size=12))
+def test_words_of_a_captioner_are_read_without_weights_and_as_they_are(words):
+    escaped = without_weights(words)
+    assert not has_weights(escaped) and without_weights(escaped) == escaped
+    assert "".join(unescape_important(part) for part, _ in token_weights(escape_important(escaped), 1.0)) == words

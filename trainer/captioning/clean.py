@@ -25,6 +25,11 @@ def plain(text: str) -> str:
     return _without_quotes(text)
 
 
+def without_weights(text: str) -> str:
+    """Returns a text with a backslash before each bracket that has none. Other brackets are weights to ComfyUI."""
+    return re.sub(r"(?<!\\)[()]", r"\\\g<0>", text)
+
+
 def _without_markdown(text: str) -> str:
     text = re.sub(r"^\s*```.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^\s*(?:#{1,6}|[-*•>])\s+", "", text, flags=re.MULTILINE)

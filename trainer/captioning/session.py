@@ -114,7 +114,8 @@ def _ask(describe: Describe, item: Item, max_side: int, seed: int, problems: lis
     try:
         if item.latents is not None:
             raise ValueError("it was given as latents, and there is no picture to look at. Wire in the images.")
-        words = describe(images.load(item.path, shown_size(item.size, max_side)), seed_of(seed, item.digest))
+        picture = images.load(item.path, shown_size(item.size, max_side))
+        words = clean.without_weights(describe(picture, seed_of(seed, item.digest)))
         if words:
             return {item.digest: words}
         problems.append(f"{item.path.name}: the engine said nothing about it. Its caption stays as it is.")

@@ -52,8 +52,8 @@ def check_length(clip: comfy.sd.CLIP, text: str) -> None:
     """Raises ValueError for a text that is far too long to be encoded."""
     count, made_for = counter(clip)
     if (found := count(text)) > FAR_TOO_LONG * made_for:
-        raise ValueError(f"A text of about {found} tokens is far too long: “{text[:80]}…”. The model is made for {made_for}, "
-                         f"and at most {FAR_TOO_LONG * made_for} are encoded. Shorten it.")
+        raise ValueError(f"A text of about {found} tokens is far too long: “{text[:80]}…”. The model is made for "
+                         f"{made_for}, and at most {FAR_TOO_LONG * made_for} are encoded. Shorten it.")
 
 
 def _count(clip: comfy.sd.CLIP, text: str) -> dict[str, int]:

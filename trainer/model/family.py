@@ -14,8 +14,8 @@ from .memory import Geometry
 from .process import Process
 
 FAR_TOO_LONG = 4
-"""How many times as many tokens as the model is made for a text may have. ComfyUI encodes any number of them, but memory
-grows with its square: for each pair of tokens a layer of T5-XXL has 64 numbers, in fp32 1 GB for 2048 tokens."""
+"""A text may have so many times as many tokens as the model is made for. ComfyUI encodes any number, but memory grows
+with its square: a layer of T5-XXL has 64 numbers for each pair of tokens, in fp32 1 GB for 2048 tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,8 @@ def _caption(text: str, rules: CaptionRules, draw: torch.Generator | None) -> st
 def _without_wildcards(text: str, draw: torch.Generator | None) -> str:
     for written, meant in BRACES.items():
         text = text.replace(written, meant)
-    text = re.sub("{([^}]+)}", lambda found: _pick(found[1].split("|"), draw), text)
+    choices, last, rest = text.rpartition("}")  # searched on, a brace that nothing closes would cost its distance
+    text = re.sub("{([^}]+)}", lambda found: _pick(found[1].split("|"), draw), choices + last) + rest
     for written, meant in BRACES.items():
         text = text.replace(meant, written[0])
     return text

@@ -34,11 +34,15 @@ def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, i
     captioned = [item for item in items if item.has_caption and item.caption.strip()]
     if long := [names[i.path] for i in captioned if tokens.get(whole(i), 0) > most]:
         yield Finding("long", f"{len(long)} with a caption of more than the {most} tokens that the model is made for "
-                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them, and put what matters first. LoRA Train takes at "
-                      f"most {FAR_TOO_LONG * most} tokens.")
+                      f"(up to {max(tokens.values())})", tuple(long), "Shorten them, and put what matters first. "
+                      f"LoRA Train takes at most {FAR_TOO_LONG * most} tokens.")
     learned = [item for item in captioned if not item.regularization]
     yield from _trigger(learned, dataset.trigger_word.strip(), names)
     yield from _same(learned, names)
+    if weighted := [names[i.path] for i in captioned if has_weights(whole(i))]:
+        yield Finding("weights", f"{len(weighted)} with a caption whose brackets are read as weights", tuple(weighted),
+                      "In ComfyUI 'miku (vocaloid)' is miku with a stronger vocaloid. Write \\( and \\) for brackets "
+                      "that are part of the text.")
     if tags := [names[i.path] for i in learned if is_tags(i.caption, dataset.trigger_word)]:
         if len(tags) > MANY * len(learned):
             yield Finding("tags", f"{len(tags)} with a list of tags for a caption", tuple(tags),
@@ -55,6 +59,19 @@ def whole(item: Item) -> str:
 def count_tokens(items: Sequence[Item], count: Callable[[str], int]) -> dict[str, int]:
     """Returns how many tokens each different caption has, by its text as `whole` gives it."""
     return {text: count(text) for text in dict.fromkeys(whole(i) for i in items if i.text is None)}
+
+
+def has_weights(caption: str) -> bool:
+    """Tells whether ComfyUI reads brackets of a caption as weights: those without a backslash that open outside of
+    others and are closed again, or that the caption ends with."""
+    depth, opened = 0, False
+    text = caption.replace("\\)", "\0").replace("\\(", "\0")
+    for letter in text:
+        opened = opened or (letter == "(" and depth == 0)
+        depth += (letter == "(") - (letter == ")")
+        if letter == ")" and depth == 0 and opened:
+            return True
+    return opened and depth > 0 and text.endswith(")")
 
 
 def is_tags(caption: str, trigger_word: str = "") -> bool:

@@ -122,8 +122,8 @@ def test_comparing_folders_and_pictures_takes_no_time_that_grows_with_the_square
     monkeypatch.setattr(pictures, "_near_of", lambda table: compared.append(len(table)**2) or really(table))
     monkeypatch.setattr(Path, "parent", property(lambda path: looked_at.append(path) or parent(path)))
     hashes = [draw.getrandbits(64) for _ in range(2000)] + [0xF0F0F0F0F0F0F0F0] * 2000
-    found = findings(dataset(items=tuple(item(f"{i}/a.png", digest=f"{i}", perceptual_hash=h, num_repeats=5 if i else 50)
-                                         for i, h in enumerate(hashes))))
+    items = [item(f"{i}/a.png", perceptual_hash=h, num_repeats=5 if i else 50) for i, h in enumerate(hashes)]
+    found = findings(dataset(items=tuple(items)))
     assert len(found["similar"].files) == 2000 and len(found["unbalanced"].files) == 4000
     assert sum(compared) < 100 * len(hashes) and len(looked_at) < 10 * len(hashes)
 
@@ -225,6 +225,15 @@ def test_one_caption_for_all():
     assert "all 12 captions are the same: “ohwx”" in findings(same)["same caption"].what
     uncaptioned = replace(same, items=tuple(replace(i, has_caption=False) for i in same.items))
     assert {*findings(uncaptioned)} == {"uncaptioned"}
+
+
+@pytest.mark.parametrize(("caption", "found"), [
+    ("ohwx, miku (vocaloid)", True), (r"ohwx, miku \(vocaloid\)", False), ("ohwx, (red:1.3) dress", True),
+    ("ohwx smiles :)", False), ("ohwx [sketch]", False)])
+def test_brackets_that_are_weights(caption, found):
+    made = report.make(dataset(item("a.png", caption)))
+    assert [(f.kind, f.files) for f in made.findings] == ([("weights", ("a.png",))] if found else [])
+    assert (r"Write \( and \) for brackets that are part of the text" in made.text) == found
 
 
 def test_what_was_encoded_elsewhere_is_not_looked_at():
