@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..trainer.comfy.flags import many_users
 from ..trainer.comfy.paths import own_folder
 from ..trainer.comfy.turns import PromptTurns, prompt_id
 from ..trainer.jobs.book import Book, Hears
@@ -71,12 +72,18 @@ class Everybody:
                 self._prompts.popitem(last=False)
 
     def book_of_prompt(self) -> Book:
-        """Returns the jobs of the person who queues a prompt now, or queued the one that runs now."""
-        return self.book_of(self._user())
+        """Returns the jobs of the person who queues a prompt now, or queued the one that runs now. Raises Refused if
+        ComfyUI has many users and this is none of them: nobody could see or stop the job."""
+        user = self._user()
+        if user is None and many_users():
+            raise Refused("This ComfyUI has several users, and the prompt's header comfy-user named none of them. "
+                          "Queue it from ComfyUI's page, or send the id that POST /users gave, else nobody could see "
+                          "or stop the training.")
+        return self.book_of(user or DEFAULT)
 
     def scratch(self) -> Path:
         """Returns the folder for what can be made anew, of the same person as in `book_of_prompt`."""
-        return own_folder(self._user()) / "cache"
+        return own_folder(self._user() or DEFAULT) / "cache"
 
     def close(self) -> None:
         """Ends all trainings when the program ends. Waits for the training thread itself, because a thread that still
@@ -86,9 +93,9 @@ class Everybody:
             log.warning("A LoRA training did not stop in %.0f s; it goes on from its last state next time",
                         max(seconds))
 
-    def _user(self) -> str:
+    def _user(self) -> str | None:
         with self._lock:
-            return self._asking() or self._prompts.get(prompt_id() or "", DEFAULT)
+            return self._asking() or self._prompts.get(prompt_id() or "")
 
     def _jobs_folder(self, user: str) -> Path:
         return own_folder(user) / "jobs"

@@ -87,9 +87,14 @@ class Train(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model, *, preset=None) -> bool | str:
-        """Refuses, before anything runs, a preset that is no option. ComfyUI reports an error at a parameter that is
-        not keyword-only, so there is one: `model`, because ComfyUI no longer checks the values of those."""
-        return refusal(check_left_out, cls, "preset", preset)
+        """Refuses, before anything runs, a preset that is no option, a training of nobody, and one whose jobs another
+        ComfyUI has. ComfyUI reports an error at a parameter that is not keyword-only, so there is one: `model`, because
+        ComfyUI no longer checks the values of those."""
+        def check() -> None:
+            check_left_out(cls, "preset", preset)
+            EVERYBODY.book_of_prompt()
+
+        return refusal(check)
 
     @classmethod
     def fingerprint_inputs(cls, mode, **_) -> float | int:

@@ -55,7 +55,7 @@ class RequestUsers:
         try:
             return self._manager.get_request_user_id(request)
         except KeyError:
-            return None  # ComfyUI lets such a prompt run; it is nobody's
+            return None  # ComfyUI lets such a prompt run, and LoRA Train refuses it
 
     def _name_prompt(self, request: dict[str, Any]) -> dict[str, Any]:
         """Gives a prompt its id before ComfyUI does, and remembers whose it is."""

@@ -56,6 +56,16 @@ def test_each_user_has_jobs_of_their_own(shared_server):
     assert f"There is no job '{of_ann}' here" in str(answers[bob]["node_errors"])
 
 
+@pytest.mark.parametrize("user", [None, "nobody"])
+def test_a_training_of_nobody_is_refused(shared_server, user):
+    """ComfyUI runs the prompts of a program that names no user, but no user could see or stop the job."""
+    answer = ask(shared_server, "POST", "/prompt", json.dumps({"prompt": training(790, mode="background")}).encode(),
+                 Content_Type="application/json", **({} if user is None else {"comfy_user": user}))
+    assert "the prompt's header comfy-user named none of them" in str(answer.json["node_errors"]["train"])
+    shared_server.result(answer.json["prompt_id"])  # the dataset alone
+    assert not job_folder(shared_server, "").exists()
+
+
 @pytest.mark.parametrize("user", [None, "", "nobody", "__system", "../default", "default"])
 def test_a_user_that_is_none(shared_server, user):
     answer = ask(shared_server, "GET", "/livelora/jobs", **({} if user is None else {"comfy_user": user}))
