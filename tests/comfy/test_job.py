@@ -319,6 +319,17 @@ def test_what_another_process_left_in_training_is_paused_and_known(jobs, host, d
     assert found.awaited == "a prompt"
 
 
+def test_why_a_workflow_was_not_queued_is_told_until_it_is_queued(jobs, host, dataset):
+    job = run(jobs, host, dataset)
+    trained = jobs.status(job)["message"]
+    for again in (lambda: run(jobs, host, dataset), job.await_prompt, lambda: job.enter("done", trained)):
+        job.not_coming("It cannot be queued: '/data' does not exist.")
+        assert jobs.status(job)["message"] == "It cannot be queued: '/data' does not exist."
+        again()
+        job.not_coming("", job.awaited)  # taken off the queue
+        assert (jobs.status(job)["message"], job.message) == (trained, trained)
+
+
 def test_a_prompt_that_came_before_its_id_was_noted_is_not_awaited(jobs, host, dataset):
     job = run(jobs, host, dataset)
     job.await_prompt()

@@ -46,8 +46,8 @@ class Job:
         self.ended.set()
         self.wish: Wish | None = None
         """What is to happen to the job after the step under way; None if it just goes on."""
-        self.awaited = ""
-        """The id of the prompt that will bring the job's model back, or COMING; empty if no prompt will."""
+        self.awaited = self.not_queued = ""
+        """The id of the prompt that will bring the job's model back, or COMING, or empty; and why the last did not."""
         self.waited_for = False
         """Whether a prompt waits for this job. The program's stop button then means this job."""
         self.interrupted = self.closing = False
@@ -169,20 +169,20 @@ class Job:
     def was_queued(self, sharing: Sharing) -> None:
         """Notes that a prompt with this job's workflow runs, so that none is awaited any more."""
         with self.lock:
-            self.sharing, self.awaited = sharing, ""
+            self.sharing, self.awaited, self.not_queued = sharing, "", ""
 
     def await_prompt(self, prompt_id: str = COMING) -> None:
         """Notes that a prompt will bring the model back; its id, once it is queued, unless it has come by then."""
         with self.lock:
-            self.awaited = prompt_id if prompt_id == COMING or self.awaited else ""
+            self.awaited, self.not_queued = prompt_id if prompt_id == COMING or self.awaited else "", ""
             self.notify("progress")
 
     def not_coming(self, message: str, prompt_id: str = "") -> None:
-        """Notes that no prompt brings the model back; with `prompt_id`, only if that prompt is still awaited."""
+        """Notes why no prompt brings the model back, until one is queued; with `prompt_id`, only if it is awaited."""
         with self.lock:
             if prompt_id in ("", self.awaited):
-                self.awaited, self.message = "", message or self.message
-                self._tell()
+                self.awaited, self.not_queued = "", message
+                self.notify("progress")
 
     @contextlib.contextmanager
     def waited_on(self) -> Iterator[None]:
@@ -240,7 +240,7 @@ class Job:
     def enter(self, state: State, message: str = "") -> None:
         """Changes the state, in memory and on disk."""
         with self.lock:
-            self.state, self.message = state, message
+            self.state, self.message, self.not_queued = state, message, ""
             if state not in ("preparing", "training"):
                 self.wish = None
                 self._asked.clear()

@@ -16,7 +16,7 @@ def status(job: Job, position: Callable[[Job], int | None]) -> dict[str, Any]:
         facts = job.history.facts(job.config.total_steps)
         left, warnings = facts.pop("seconds_left"), facts.pop("warnings")
         return {"job": job.id, "name": job.card.facts["name"], "state": job.state,
-                "message": "Its workflow waits in ComfyUI's queue." if job.awaited else job.message,
+                "message": "Its workflow waits in ComfyUI's queue." if job.awaited else job.not_queued or job.message,
                 "actions": [name for name in ACTIONS if not job.why_not(name)], "position": position(job),
                 "sharing": job.sharing, "created": job.card.facts["created"], **facts,
                 "warnings": [*warnings, *filter(None, [job.card.behind])],
