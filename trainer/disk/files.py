@@ -118,8 +118,8 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes or replaces a JSON file."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    """Writes or replaces a JSON file. Half a character becomes its escape, which JSON reads as the same half."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

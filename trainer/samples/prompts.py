@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from ..disk.text import check_text
 from ..model.host import SampleSettings
 from ..training.task import Sample
 
@@ -83,6 +84,7 @@ def parse_all(text: str, negative: str, defaults: SampleSettings) -> tuple[Sampl
     Options stand behind the prompt in any order, in small or capital letters: the keys of NUMBERS, and --n for the
     negative prompt, which runs to the next option and may be empty. Raises ValueError that names every problem of
     every line."""
+    check_text("negative", negative)
     return tuple(line.sample(negative, defaults) for line in _lines(text))
 
 
@@ -92,6 +94,7 @@ def check(text: str) -> None:
 
 
 def _lines(text: str) -> list[_Line]:
+    check_text("prompts", text)
     numbered = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [_split(number, line) for number, line in numbered if line and not line.startswith("#")]
     if not lines:

@@ -8,6 +8,8 @@ import os
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from livelora.trainer.disk import files
 
 
@@ -61,3 +63,11 @@ def test_a_file_that_somebody_has_open_for_a_moment_is_replaced_all_the_same(tmp
     files.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"new": 2}
     assert len(refused) == 2
+
+
+@given(st.text(st.characters(categories=["Cs", "Ll"]), max_size=5))
+def test_half_a_character_in_json_is_the_same_half_again(tmp_path_factory, text):
+    """A workflow is kept as it is, with whatever other nodes have in it. Two halves may come back as one character."""
+    path = tmp_path_factory.getbasetemp() / "half.json"
+    files.write_json(path, {"text": text})
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps({"text": text}))

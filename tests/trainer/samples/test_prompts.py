@@ -124,3 +124,9 @@ def test_no_prompts_are_refused(text):
     for read_all in (check, lambda lines: parse_all(lines, "", DEFAULTS)):
         with pytest.raises(ValueError, match="^LoRA Sample Preview has no prompts. Write one a line, or remove"):
             read_all(text)
+
+
+@pytest.mark.parametrize(("text", "negative"), [("a \ud83d", ""), ("a --n \udc00", ""), ("a", "\ud83d")])
+def test_half_a_character_is_refused(text, negative):
+    with pytest.raises(ValueError, match="has half of a character in it"):
+        parse_all(text, negative, DEFAULTS)

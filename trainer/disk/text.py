@@ -1,0 +1,21 @@
+"""Knows what text a file can hold."""
+
+from __future__ import annotations
+
+import re
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of characters. JSON, a browser or a name that is not UTF-8 can bring them along, and no encoding takes one."""
+
+
+def is_unicode(text: str) -> bool:
+    """Tells whether a text can be written to a file, or as a file's name."""
+    return not SURROGATES.search(text)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raises ValueError if a text cannot be written to a file. `what` says what the text is."""
+    if found := SURROGATES.search(text):
+        around = text[max(0, found.start() - 20):found.end() + 20]
+        raise ValueError(f"{what} has half of a character in it, which no file can hold: {around!r}. Delete it, and "
+                         "type the character again.")
