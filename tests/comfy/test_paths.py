@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -20,12 +21,19 @@ NOWHERE = (st.sampled_from(["nowhere", "/nowhere/", "~nobody/", "~nobody"]),
            st.sampled_from(["", "/a.csv", ".csv", ".onnx"]))
 
 
-@pytest.mark.parametrize("form", ["{}", ' "{}" ', '"{}"\n'])
+@pytest.mark.parametrize("form", ["{}", ' "{}" ', '"{}"\n', "\u202a{}", "'{}'", '\u202a"{}" '])
 def test_a_path_may_be_in_quotation_marks(tmp_path, form):
-    """As Windows' Explorer copies it."""
+    """As Windows' Explorer copies it, or the window of a file's properties, or a terminal."""
     assert paths.dataset_folder(form.format(tmp_path)) == tmp_path
     assert paths.table_path(form.format(tmp_path / "a.csv")) == tmp_path / "a.csv"
     assert paths.absolute_path(form.format(tmp_path), "folder", "a model's folder") == tmp_path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its disks take halves of characters")
+def test_half_a_character_is_refused(tmp_path):
+    for ask in (paths.dataset_folder, paths.table_path, lambda text: paths.absolute_path(text, "folder", "a folder")):
+        with pytest.raises(ValueError, match="The path has half of a character in it"):
+            ask(f"{tmp_path}/\ud83d.csv")
 
 
 def test_a_dot_is_comfyuis_input_folder():

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.captions import files as captions
+from ..data.captions.files import CaptionFiles
 from ..data.item import Dataset, Item, check_editable
 from ..data.pictures import images
+from ..disk.text import check_text
 from . import clean
 from .engine import Describe, Engine
 from .journal import Journal
@@ -58,6 +60,10 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
     Raises ValueError for a template or a plan that is impossible, and RuntimeError if the engine fails on every image.
     """
     captions.check_template(plan.template)
+    for part in (plan.template, *plan.banned, *(word for pair in plan.replaced for word in pair)):
+        check_text("The template, banned or replace", part)
+    for value in engine.settings if engine else ():
+        check_text("The prompt", str(value))
     if plan.which == "append" and engine is None:
         raise ValueError("which is 'append', but no engine is chosen whose words could be added. Choose an engine, or "
                          "set which to 'all' and write the words into the template: {caption}, more words.")
@@ -66,12 +72,13 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
     check_editable(wanted)
     texts: dict[Path, str] = {}
     problems: list[str] = []
+    files = CaptionFiles()
     with contextlib.closing(_words(wanted, plan, engine, scratch, problems)) as spoken:  # always unloads the engine
         for done, (item, words) in enumerate(spoken, start=1):
             if words is not None:
                 text = texts[item.path] = _compose(item, words, plan, dataset.trigger_word)
                 if plan.write_files and text != item.own_caption:
-                    captions.write(item.path, text)
+                    captions.write(files.of(item.path), text)
             tell(done, len(wanted))
     changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
                     if i.path in texts and texts[i.path] != i.own_caption)

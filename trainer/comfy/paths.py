@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ..data.captions.table import SUFFIXES
-from ..data.naming import name_some
+from ..data.naming import name_some, pasted
 
 PACK_DATASETS = Path(__file__).resolve().parents[2] / "example_workflows"
 
@@ -19,7 +19,7 @@ def dataset_folder(text: str) -> Path:
     (demo_dataset).
 
     Raises ValueError if the text is empty or leads out of the input folder."""
-    if not _bare(text):
+    if not pasted(text):
         raise ValueError("The dataset folder is empty. Give an absolute path, or the name of a folder under ComfyUI's "
                          f"input folder ({folder_paths.get_input_directory()}).")
     path, home = _path(text), Path(folder_paths.get_input_directory())
@@ -55,9 +55,9 @@ def absolute_path(text: str, name: str, what: str) -> Path:
 
 
 def _path(text: str) -> Path:
-    """Returns the path that a person typed. Raises ValueError if no file can have it: pathlib's own questions, such as
+    """Returns the path that a person pasted. Raises ValueError if no file can have it: pathlib's own questions, such as
     `exists`, would raise errors of other kinds."""
-    bare = _bare(text)
+    bare = pasted(text)
     try:
         path = os.path.expanduser(bare)
         os.stat(path)
@@ -68,11 +68,6 @@ def _path(text: str) -> Path:
             raise ValueError(f"The path '{bare[:80]}…' has {len(bare)} letters, more than a disk takes. Correct it: "
                              "did you paste other text here?") from err
     return Path(path)
-
-
-def _bare(text: str) -> str:
-    """Removes spaces and quotation marks around a path. Windows copies paths in quotation marks."""
-    return text.strip().strip('"')
 
 
 def loras_folder() -> Path:

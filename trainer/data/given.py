@@ -14,10 +14,14 @@ from pathlib import Path
 from torch import Tensor
 
 from ..disk.files import creating_folder, write_atomic, write_tensors
+from ..disk.text import check_text
 from ..model.host import Text
 from .item import Dataset, Item
 from .pictures.buckets import FINEST, LATENT
 from .pictures.pixels import to_image
+
+NODES = Path("other nodes")
+"""What messages and the report name in place of the folder, which nobody chose."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +61,11 @@ class Given:
 def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], Dataset]) -> Dataset:
     """Returns a dataset of everything in `given`, written to a folder of `root` that is named after its content.
 
-    `scan` reads a folder of images. Raises ValueError if latents have no caption and there is no trigger word."""
+    `scan` reads a folder of images. Raises ValueError if latents have no caption and there is no trigger word, or if a
+    text cannot be written."""
+    check_text("trigger_word", trigger_word)
+    for i, caption in enumerate(given.captions, 1):
+        check_text(f"Caption {i}", caption)
     folder = root / _digest(given)
     if folder.is_dir():
         os.utime(folder)
@@ -71,7 +79,7 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     else:
         for i, caption in enumerate(captions, 1):  # written anew each time: LoRA Captioner may have changed them
             write_atomic(folder / f"{i:04}.txt", caption.encode())
-        found = scan(folder)
+        found = replace(scan(folder), folder=NODES)
     if not given.texts:
         return found
     items = (replace(i, text=folder / f"{i.path.name[:4]}.text.safetensors", has_caption=True) for i in found.items)
@@ -88,7 +96,7 @@ def _of_latents(given: Given, folder: Path, captions: list[str], trigger_word: s
         size = latents.shape[2] * LATENT, latents.shape[1] * LATENT
         items.append(Item(path, caption, 1, size, size, hashlib.sha256(path.read_bytes()).hexdigest(), latents=path))
     edge = round(math.sqrt(items[0].size[0] * items[0].size[1]))
-    return Dataset(folder, edge, trigger_word, tuple(items))
+    return Dataset(NODES, edge, trigger_word, tuple(items))
 
 
 def _digest(given: Given) -> str:

@@ -78,7 +78,7 @@ class Item:
             left_out, counts = ("transparent", "opaque") if mask == self.path else ("black", "white")
             raise ValueError(f"{mask.name} is {left_out} in the whole part of {self.path.name} that is trained "
                              f"({self.bucket[0]}×{self.bucket[1]} around the centre), so nothing counts. Make some of "
-                             f"it {counts}, or set masks to 'ignore'.")
+                             f"it {counts}.")
         return replace(self, mask=mask, mask_digest=hashlib.sha256(data).hexdigest())
 
     def load_mask(self, view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
@@ -135,7 +135,9 @@ class Dataset:
         for item in self.items:
             digests.setdefault(item.path.parent, set()).add(item.digest)
         chosen = {digest for those in digests.values() for digest in _choose(those, held_out)}
-        empty = [f"'{folder}' (different images: {len(those)})" for folder, those in digests.items() if those <= chosen]
+        names = {path.parent: name.rpartition("/")[0] or self.folder for path, name in self.names().items()}
+        empty = [f"'{names[place]}' (different images: {len(those)})" for place, those in digests.items()
+                 if those <= chosen]
         if empty:
             raise ValueError(f"held_out {held_out:g} leaves nothing to train on in {', '.join(empty)}. Lower held_out, "
                              "or add images there.")

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..disk.files import keep_once
+from ..disk.text import check_text
 from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
+from .captions.files import CaptionFiles
 from .item import Dataset, check_editable
-from .naming import name_some
+from .naming import Names, name_some
 
 CAPTION, ACCEPTED = "caption", "accepted"
 """The columns of a table besides file_name."""
@@ -75,14 +77,14 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
                          "name.")
     found = table.read(path)
     names = dataset.names()
-    here = {picture: found[name] for picture, name in names.items() if name in found}
+    meant = _meant(path, found, names)
+    here = {picture: meant[name] for picture, name in names.items() if name in meant}
     if not here:
         raise ValueError(f"None of the {len(found)} rows in {path.name} is for an image in '{dataset.folder}'. They "
                          f"are for {name_some([*found]) or 'nothing'}; the images are {name_some([*names.values()])}.")
     if without := [names[picture] for picture, row in here.items() if CAPTION not in row]:
         raise ValueError(f"{path.name} has no {CAPTION} for {name_some(without)}. Each row needs one.")
-    known = {*names.values()}
-    unknown = [name for name in found if name not in known]
+    unknown = sorted({*found} - {row[table.KEY] for row in here.values()})
     rest = [name for picture, name in names.items() if picture not in here]
     notes = [f"{len(unknown)} rows of {path.name} are for images that are not in the dataset: {name_some(unknown)}"
              ] if unknown else []
@@ -122,6 +124,8 @@ def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
     pairs = [*zip(dataset.items, texts, strict=True)]
     changed = [(item, text) for item, text in pairs if text != item.own_caption]
     check_editable(item for item, _ in changed)
+    for item, text in changed:
+        check_text(f"The caption for {item.path.name}", text)
     empty = [item.path.name for item, text in changed if not text.strip()]
     if empty and not dataset.trigger_word:
         raise ValueError(f"{len(empty)} images are left without a caption: {name_some(empty)}. Write one, or give the "
@@ -134,10 +138,11 @@ def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
 
 def write_captions(dataset: Dataset) -> int:
     """Writes the captions that differ from those beside the images. Returns how many it wrote."""
-    wanted = {item.path: item.own_caption for item in reversed(dataset.items)}
-    differing = {path: text for path, text in wanted.items() if text and _on_disk(path) != captions.one_line(text)}
-    for path, text in differing.items():
-        captions.write(path, text)
+    files = CaptionFiles()
+    wanted = {files.of(item.path): item.own_caption for item in reversed(dataset.items)}
+    differing = {file: text for file, text in wanted.items() if text and _on_disk(file) != captions.one_line(text)}
+    for file, text in differing.items():
+        captions.write(file, text)
     return len(differing)
 
 
@@ -147,6 +152,19 @@ def changes(before: Dataset, after: Dataset) -> list[str]:
     pairs = ((names[old.path], old.own_caption, new.own_caption)
              for old, new in zip(before.items, after.items, strict=True))
     return list(dict.fromkeys(f"{name}: “{old}” → “{new}”" for name, old, new in pairs if old != new))
+
+
+def _meant(path: Path, found: Mapping[str, table.Row], names: Mapping[Path, str]) -> dict[str, table.Row]:
+    """Returns the rows by the names of their pictures. Raises ValueError if two are for one picture."""
+    pictures, meant = Names(names.values(), found), {}
+    for name, row in found.items():
+        picture = pictures.find(name)
+        if picture in meant:
+            raise ValueError(f"{path.name} has two rows for {picture}: {name_some([meant[picture][table.KEY], name])}. "
+                             "Take one of them out.")
+        if picture:
+            meant[picture] = row
+    return meant
 
 
 def _with_rows(dataset: Dataset, here: Mapping[Path, table.Row]) -> Dataset:
@@ -186,9 +204,9 @@ def _replacer(find: str, replacement: str, regular_expression: bool) -> Callable
     return change
 
 
-def _on_disk(image: Path) -> str | None:
+def _on_disk(file: Path) -> str | None:
     try:
-        text = captions.read(image)
+        text = captions.read(file)
     except ValueError:  # it is not text, so it is replaced
         return None
     return None if text is None else captions.one_line(text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..disk.text import check_text
 from .captions import files as captions
 from .item import Dataset, Item
 from .naming import NAMED, name_some
@@ -53,6 +54,7 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
     with the number of pictures that are checked and the number of all. Raises ValueError that names the files and says
     what to do: if nothing is there, there are no images, captions are missing, or an image, a caption, a mask or a
     weight cannot be used."""
+    check_text("trigger_word", trigger_word)
     found, passed_over = find_any(source, scratch)
     unique = list(dict.fromkeys(entry.path for entry in found))
     known = dict(zip(unique, Index(scratch / "scans").examine(unique, tell), strict=True))
@@ -63,13 +65,20 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
         except ValueError as err:
             bad.append(str(err))
     bad = list(dict.fromkeys(bad))  # an image may be in several subsets
+    made = source.is_relative_to(scratch)  # by LoRA Dataset from Images
+    where = "from other nodes" if made else f"in '{source}'"
     if bad and on_bad_image == "refuse":
-        raise ValueError(f"{len(bad)} of {len(found)} images in '{source}' cannot be used:\n" + "\n".join(bad[:NAMED])
-                         + "\nMend them, or set bad_images to 'skip'.")
+        then = "Mend them in the nodes that give them." if made else "Mend them, or set bad_images to 'skip'."
+        raise ValueError(f"{len(bad)} of {len(found)} images {where} cannot be used:\n"
+                         + "\n".join([*bad[:NAMED], then]))
     if not items:
-        raise ValueError(f"None of the {len(found)} images in '{source}' can be used:\n" + "\n".join(bad[:NAMED]))
-    if uncaptioned := list(dict.fromkeys(i.path.name for i in items if not i.has_caption)):
-        _check_uncaptioned(source, uncaptioned, len(unique), trigger_word, on_missing_caption)
+        raise ValueError(f"None of the {len(found)} images {where} can be used:\n" + "\n".join(bad[:NAMED]))
+    lacking = {item.path for item in items if not item.has_caption}
+    if uncaptioned := list({entry.path: entry for entry in found if entry.path in lacking}.values()):
+        advice = "Wire in a caption for each image" if made else _how_to_caption(uncaptioned[0])
+        problem = (f"{len(uncaptioned)} of {len(unique)} images {where} have no caption: "
+                   f"{name_some([entry.path.name for entry in uncaptioned])}.")
+        _check_uncaptioned(problem, advice, trigger_word, on_missing_caption)
     if masks == "ignore" and (pictures := sorted({mask.name for entry in found for mask in entry.masks
                                                   if entry.masked is None})):
         passed_over.append(f"{len(pictures)} mask pictures, because masks is 'ignore': {name_some(pictures)}")
@@ -85,7 +94,7 @@ def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str,
     if found.num_repeats > MOST_REPEATS:
         raise ValueError(f"{found.path.parent.name}: {found.path.name} comes {found.num_repeats} times an epoch, and "
                          f"{MOST_REPEATS} are the most. Lower the number of repeats.")
-    text = captions.read(found.path, found.caption_extension) if found.caption is None else found.caption
+    text = captions.read(found.caption_file) if found.caption is None and found.caption_file else found.caption
     caption = (text or "") if found.rules else captions.one_line(text or "")
     masked = found.masked if found.masked is not None else masks == "use"
     items = []
@@ -99,10 +108,15 @@ def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str,
     return items
 
 
-def _check_uncaptioned(folder: Path, names: list[str], total: int, trigger_word: str, rule: OnMissingCaption) -> None:
-    problem = f"{len(names)} of {total} images in '{folder}' have no caption: {name_some(names)}."
+def _how_to_caption(found: Found) -> str:
+    if not found.caption_file:
+        return "Write them into the metadata_file"
+    return (f"Write one {found.caption_file.suffix} file for each image ({name_some([found.path.name])} → "
+            f"{name_some([found.caption_file.name])})")
+
+
+def _check_uncaptioned(problem: str, advice: str, trigger_word: str, rule: OnMissingCaption) -> None:
     if rule == "refuse":
-        raise ValueError(f"{problem} Write one text file for each image (cat.png → cat.txt), or set missing_captions "
-                         "to 'use the trigger word'.")
+        raise ValueError(f"{problem} {advice}, or set missing_captions to 'use the trigger word'.")
     if not trigger_word:
         raise ValueError(f"{problem} They cannot be trained with the trigger word, because trigger_word is empty.")

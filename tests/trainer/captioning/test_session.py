@@ -229,3 +229,12 @@ def test_a_caption_that_is_encoded_is_not_edited(dataset, tmp_path):
     items = tuple(replace(item, text=tmp_path / "text.safetensors") for item in dataset.items)
     with pytest.raises(ValueError, match="3 captions are encoded already"):
         run(replace(dataset, items=items), tmp_path, ByColor(), which="all")
+
+
+@pytest.mark.parametrize("plan", [Plan(template="{caption}\ud83d"), Plan(banned=("\ud83d",)),
+                                  Plan(replaced=(("a", "\udc00"),))])
+def test_half_a_character_is_refused(tmp_path, plan):
+    with pytest.raises(ValueError, match="has half of a character in it"):
+        caption(Dataset(tmp_path, 64, "ohwx", ()), plan, ByColor(), tmp_path)
+    with pytest.raises(ValueError, match="The prompt has half of a character in it"):
+        caption(Dataset(tmp_path, 64, "ohwx", ()), Plan(), ByColor(settings=("\ud83d",)), tmp_path)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from livelora.trainer.data.given import Given, dataset
 from livelora.trainer.data.pictures import images
+from livelora.trainer.data.report import report
 from reading import read
 from safetensors.torch import load_file
 
@@ -28,14 +29,18 @@ def test_images_keep_every_pixel(tmp_path):
         torch.testing.assert_close(images.load(item.path, item.bucket), image, atol=1e-6, rtol=0)
 
 
+def folder_of(found):
+    return found.items[0].path.parent
+
+
 def test_the_same_again_is_the_same_folder_and_keeps_its_captions(tmp_path):
     given = Given(images=pictures(1), captions=["ohwx, one"])
     one = make(given, tmp_path)
-    (one.folder / "0001.txt").write_text("written by LoRA Captioner")
+    (folder_of(one) / "0001.txt").write_text("written by LoRA Captioner")
     two = make(given, tmp_path)
-    assert two.folder == one.folder and two.fingerprint() == one.fingerprint()
+    assert folder_of(two) == folder_of(one) and two.fingerprint() == one.fingerprint()
     other = make(Given(images=pictures(2), captions=["ohwx, one"]), tmp_path)
-    assert other.folder != one.folder
+    assert folder_of(other) != folder_of(one)
     assert not list((tmp_path / "graph").glob(".*"))
 
 
@@ -91,3 +96,21 @@ def test_latents_without_a_caption_are_refused(tmp_path):
     with pytest.raises(ValueError, match="1 of 1 latents have no caption"):
         dataset(given, tmp_path, "", read)
     assert dataset(given, tmp_path, "ohwx", read).items[0].caption == "ohwx"
+
+
+def test_messages_speak_of_the_nodes_and_not_of_files(tmp_path):
+    black = Given(images=pictures(1), masks=[torch.zeros(64, 64)], captions=["ohwx"])
+    with pytest.raises(ValueError) as caught:
+        make(black, tmp_path, masks="use", scratch=tmp_path)
+    assert str(caught.value).startswith("1 of 1 images from other nodes cannot be used:\n")
+    assert str(caught.value).endswith("\nMend them in the nodes that give them.")
+    with pytest.raises(ValueError, match="1 images from other nodes have no caption: 0001.png. Wire in a caption for"):
+        make(Given(images=pictures(1)), tmp_path, scratch=tmp_path)
+    told = report.make(make(Given(images=pictures(1), captions=["a"]), tmp_path, scratch=tmp_path)).text
+    assert told.startswith("1 images in other nodes") and str(tmp_path) not in told
+
+
+def test_half_a_character_is_refused(tmp_path):
+    for caption, word in (("a \ud83d", ""), ("a", "\udc00")):
+        with pytest.raises(ValueError, match="(Caption 1|trigger_word) has half of a character in it"):
+            dataset(Given(images=pictures(1), captions=[caption]), tmp_path, word, read)

@@ -190,3 +190,17 @@ def test_only_captions_that_differ_are_written(tmp_path):
     assert (tmp_path / "b.txt").read_text() == "two\n" and (tmp_path / "b.txt.bak").read_text() == "old\n"
     assert (tmp_path / "1_x" / "a.txt").read_text() == "three\n" and not (tmp_path / "a.txt.bak").exists()
     assert review.write_captions(data(tmp_path)) == 0
+
+
+def test_a_row_is_for_the_image_however_its_name_is_written(tmp_path):
+    taken = review.read_table(written(tmp_path / "t.jsonl", {"file_name": "A.PNG", "caption": "new"},
+                                      {"file_name": "1_X/a.png", "caption": "other"}), data(tmp_path))
+    assert captions(taken.dataset) == ["new", "two", "other"] and len(taken.notes) == 1
+    assert "has two rows for a.png: A.png, a.PNG. Take one" in refusal(written(
+        tmp_path / "t.jsonl", {"file_name": "A.png", "caption": "x"}, {"file_name": "a.PNG", "caption": "y"}),
+        data(tmp_path))
+
+
+def test_half_a_character_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"The caption for a\.png has half of a character in it"):
+        review.search_and_replace(data(tmp_path), "one", "\udc00", False)

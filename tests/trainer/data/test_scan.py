@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -78,6 +79,22 @@ def test_missing_captions_are_named(folder):
     (folder / "c.txt").write_text("  \n")
     assert "2 of 3 images" in refusal(folder) and "b.png, c.png" in refusal(folder)
     assert "set missing_captions to 'use the trigger word'" in refusal(folder)
+
+
+def test_advice_about_captions_names_the_files_that_are_read(folder):
+    (folder / "b.txt").unlink()
+    assert "Write one .txt file for each image (b.png → b.txt), or set" in refusal(folder)
+    config = folder / "dataset.json"
+    config.write_text(json.dumps({"datasets": [{"folder_path": str(folder), "caption_ext": "json"}]}))
+    assert "Write one .json file for each image (a.png → a.json), or set" in refusal(config, trigger_word="")
+    (folder / "m.json").write_text('{"a.png": {}}')
+    (folder / "c.toml").write_text("[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '.'\n"
+                                   "metadata_file = 'm.json'\n")
+    assert "Write them into the metadata_file, or set" in refusal(folder / "c.toml")
+
+
+def test_half_a_character_in_the_trigger_word_is_refused(folder):
+    assert "trigger_word has half of a character in it" in refusal(folder, trigger_word="ohwx\ud83d")
 
 
 def test_missing_captions_train_with_the_trigger_word_if_asked(folder):

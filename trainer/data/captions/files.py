@@ -6,13 +6,16 @@ import codecs
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 
 from ...disk.files import keep_once, write_atomic
+from ...disk.text import check_text
 from ...recipe.choices import CaptionShuffle
+from ..naming import Names
+from ..pictures.images import EXTENSIONS as IMAGE_EXTENSIONS
 
 PLACEHOLDERS = ("trigger", "caption", "name")
 EXTENSIONS = (".txt", ".caption")
@@ -25,25 +28,51 @@ MOST_BYTES = 2**20
 """The largest caption file that is read, in bytes. Larger files are no captions."""
 
 
-def caption_path(image: Path, extension: str = "") -> Path:
-    """Returns the caption file beside an image, `cat.png` → `cat.txt`: the one that is there, or else the one to
-    write.
+class CaptionFiles:
+    """Finds the caption files beside images. Each folder is listed once, so make a new one when files have changed."""
 
-    `extension`: the extension of the file, with or without its dot. Empty: .txt, or else .caption."""
-    names = ["." + extension.lstrip(".")] if extension else EXTENSIONS
-    paths = [image.with_name(image.stem + name) for name in names]
-    return next((path for path in paths if os.path.lexists(path)), paths[0])
+    def __init__(self, *extensions: str) -> None:
+        """`extensions`: those of the files, with or without their dot, the best first. None: .txt, or else .caption."""
+        self._extensions = tuple("." + extension.lstrip(".") for extension in extensions) or EXTENSIONS
+        self._folders: dict[Path, tuple[list[str], Names]] = {}
+
+    def of(self, image: Path) -> Path:
+        """Returns the caption file of an image: the one that is there, or else the one to write.
+
+        That of cat.png is cat.txt, or else cat.png.txt. Raises ValueError if several could be meant."""
+        _, names = self._listed(image.parent)
+        wanted = [base + extension for base in _bases(image.name) for extension in self._extensions]
+        return image.with_name(names.find(*wanted) or wanted[0])
+
+    def unused(self, place: Path, used: Collection[Path]) -> list[str]:
+        """Returns the names of the caption files in a folder that are not among those in use."""
+        return [name for name in self._listed(place)[0] if place / name not in used and not name.startswith(".")]
+
+    def _listed(self, place: Path) -> tuple[list[str], Names]:
+        """Returns the caption files of a folder. One that is exactly an image's is no other image's."""
+        if place not in self._folders:
+            there = sorted(os.listdir(place)) if os.path.isdir(place) else []
+            files = [name for name in there if name.lower().endswith(tuple(map(str.lower, self._extensions)))]
+            taken = {base + extension for name in there if _is_image(name)
+                     for base in _bases(name) for extension in self._extensions}
+            self._folders[place] = files, Names(files, taken)
+        return self._folders[place]
 
 
-def read(image: Path, extension: str = "") -> str | None:
-    """Returns the caption beside an image with its line breaks, or None if there is none. An empty file is an empty
-    caption.
+def _bases(image: str) -> list[str]:
+    """Returns what stands before the extension of an image's caption file, the best first."""
+    stem = os.path.splitext(image)[0]
+    return [stem, image, *([os.path.splitext(stem)[0]] if _is_image(stem) else [])]  # cat.png.download has cat.txt
 
-    `extension`: as `caption_path` takes it. Raises ValueError if the file cannot be read as text."""
-    path = caption_path(image, extension)
-    if not os.path.lexists(path):
-        return None
-    return read_text(path, MOST_BYTES).strip()
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def read(file: Path) -> str | None:
+    """Returns the caption in a file with its line breaks, or None if there is no file. An empty file is an empty
+    caption. Raises ValueError if the file cannot be read as text."""
+    return read_text(file, MOST_BYTES).strip() if os.path.lexists(file) else None
 
 
 def read_text(path: Path, most_bytes: int) -> str:
@@ -81,12 +110,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def write(image: Path, caption: str, extension: str = "") -> None:
-    """Writes the caption beside an image, to the file that `read` reads. What was there before is kept once, with .bak
-    added to its name. Raises OSError if the disk does not take it; then what was there before is still there."""
-    path = caption_path(image, extension)
-    keep_once(path)
-    write_atomic(path, (caption + "\n").encode())
+def write(file: Path, caption: str) -> None:
+    """Writes a caption to its file. What was there before is kept once, with .bak added to its name. Raises ValueError
+    if it cannot be written as text, and OSError if the disk does not take it; then what was there before is still
+    there."""
+    check_text(f"The caption for {file.name}", caption)
+    keep_once(file)
+    write_atomic(file, (caption + "\n").encode())
 
 
 def check_template(template: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...disk.files import write_atomic
+from ...disk.text import check_text
+from ..naming import name_some
 from .files import read_text
 
 KEY = "file_name"
@@ -45,17 +47,15 @@ def read(path: Path) -> dict[str, Row]:
 def write(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
     """Writes or replaces a .csv or .jsonl table with rows by file_name. `read` returns the same rows.
 
-    Raises ValueError for a name that is not Unicode or for another suffix, OSError if the disk does not take it."""
+    Raises ValueError for text that is not Unicode or for another suffix, OSError if the disk does not take it."""
     named = [{KEY: name, **{column: value for column, value in row.items() if column != KEY}}
              for name, row in rows.items()]
     content = {".jsonl": _to_json, ".csv": _to_csv}.get(path.suffix.lower())
     if not content:
         raise ValueError(f"A table is a .csv or a .jsonl file, got '{path.name}'.")
-    try:
-        write_atomic(path, content(named))
-    except UnicodeEncodeError as err:
-        raise ValueError(f"{path.name} cannot hold {ascii(err.object[err.start:err.end])}, which is no character. "
-                         "Rename the image whose name has it.") from err
+    for name, row in rows.items():
+        check_text(f"The row of {name_some([name])}", "".join((name, *row.values())))
+    write_atomic(path, content(named))
 
 
 def _to_json(rows: list[Row]) -> bytes:
@@ -84,11 +84,14 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not isinstance(row, dict):
             raise ValueError(f'{path.name}, line {number}: it must be like {{"file_name": "cat.png", "text": "a cat"}}'
                              f", got {line.strip()[:40]!r}.")
-        if several := next((key for key in TEXTS if isinstance(row.get(key), (list, dict))), None):
-            raise ValueError(f"{path.name}, line {number}: {several} must be one text, got "
-                             f"{json.dumps(row[several])[:40]}.")
+        row = {key: value for key, value in row.items() if value is not None}
+        if wrong := next((key for key in (KEY, *TEXTS) if not isinstance(row.get(key, ""), str)), None):
+            raise ValueError(f"{path.name}, line {number}: {wrong} must be one text, got "
+                             f"{json.dumps(row[wrong])[:40]}. Write it in quotation marks, or null for none.")
+        for key, value in row.items():
+            check_text(f"{path.name}, line {number}: {key[:40]}", f"{value}")
         yield number, {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                       for key, value in row.items() if value is not None}
+                       for key, value in row.items()}
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:

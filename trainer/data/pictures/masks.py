@@ -4,7 +4,8 @@ White or opaque counts, black or transparent does not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,35 +13,48 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..naming import Names
 from . import images
 from .augment import View
+from .listing import entries, list_pictures
 
 Masks = Literal["ignore", "use"]
 SUFFIXES = ("-masklabel", "_mask")
 """What a mask picture's name adds to its image's name, first as in OneTrainer, then as is widespread. The first one
-found counts."""
+found counts, in any format."""
 FOLDERS = ("mask", "masks")
 """The names of folders beside images. Their pictures are masks of the images with the same names, in any format."""
 
 
 def beside(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
     """Returns the mask pictures of each picture of one folder: first those that lie beside it, then those in its mask
-    folders."""
-    pngs = {p.stem: p for p in pictures if p.suffix.lower() == ".png"}
-    inside = [{p.stem: p for p in _pictures(place)} for place in _folders({p.parent for p in pictures})]
-    return {p: (*(pngs[p.stem + s] for s in SUFFIXES if p.stem + s in pngs),
-                *(masks[p.stem] for masks in inside if p.stem in masks)) for p in pictures}
+    folders. Raises ValueError if a mask folder cannot be read, or if several masks could be meant."""
+    found = [_by_stem(pictures, pictures, suffix) for suffix in SUFFIXES]
+    for folder in (folder for place in {p.parent for p in pictures} for folder in _folders(place)):
+        found.append(inside(folder, pictures))
+    return {p: tuple(mask for masks in found for mask in masks[p]) for p in pictures}
 
 
-def _folders(places: set[Path]) -> Iterator[Path]:
-    for place in places:
-        yield from sorted(sub for sub in place.iterdir() if sub.name.lower() in FOLDERS and sub.is_dir())
+def inside(folder: Path, pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
+    """Returns the picture in a mask folder that has the name of each picture, if there is one. Of several formats it is
+    PNG. Raises ValueError as `beside` does."""
+    return {p: own[:1] for p, own in _by_stem(list_pictures(folder)[0], pictures, "").items()}
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Returns the pictures of a folder, PNG last. If several have one name the last is used, and PNG has no losses."""
-    found = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in images.EXTENSIONS and p.is_file()]
-    return sorted(found, key=lambda p: p.suffix.lower() == ".png")
+def _by_stem(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> dict[Path, tuple[Path, ...]]:
+    """Returns all masks that have the name of each picture and a suffix: the name's own writing first, and of each
+    writing PNG first, because it has no losses."""
+    stems: dict[str, list[Path]] = {}
+    for mask in sorted(masks, key=lambda p: p.suffix.lower() != ".png"):
+        stems.setdefault(mask.stem, []).append(mask)
+    names = Names(stems, {p.stem + suffix for p in pictures})
+    return {p: tuple(mask for name in names.alike(p.stem + suffix) for mask in stems[name])
+            if names.find(p.stem + suffix) else () for p in pictures}
+
+
+def _folders(place: Path) -> list[Path]:
+    return [place / entry.name for entry in entries(place)
+            if entry.name.lower() in FOLDERS and os.path.isdir(entry.path)]
 
 
 def to_latents(mask: Tensor, size: tuple[int, int]) -> Tensor:

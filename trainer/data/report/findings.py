@@ -157,7 +157,8 @@ def _unbalanced(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
         if not item.regularization:
             place = item.path.parent
             counts[place] += item.num_repeats
-            folders.setdefault(place, names[item.path].rpartition("/")[0] or place.name)  # as in the pictures' names
+            # as in the pictures' names
+            folders.setdefault(place, names[item.path].rpartition("/")[0] or dataset.folder.name)
     ordered = [(folders[place], count) for place, count in counts.most_common()]
     if len(ordered) > 1 and ordered[0][1] > IMBALANCE * ordered[-1][1]:
         (most, many), (least, few) = ordered[0], ordered[-1]

@@ -110,7 +110,7 @@ def _where(files: Sequence[str]) -> str:
 
 
 def _tile(item: Item, edge: int, font: Font) -> Image.Image:
-    if item.path.suffix.lower() not in images.EXTENSIONS:
+    if item.latents:
         tile = Image.new("RGB", (edge, edge), "#d1d5db")
         lines = wrapped(item.path.name, font, edge - 8, 4)
         ImageDraw.Draw(tile).multiline_text((4, edge // 2 - 8 * len(lines)), "\n".join(lines), INK, font)

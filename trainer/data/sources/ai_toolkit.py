@@ -13,14 +13,17 @@ from typing import Any
 
 import yaml
 
+from ...disk.text import check_text
 from ..captions import files as captions
+from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
-from ..naming import name_some
+from ..naming import name_some, pasted
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
-from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
-from .folder import check_folder, list_pictures, shared_captions, with_masks
+from ..pictures.listing import list_pictures
+from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED, of_another
+from .folder import check_folder, shared_captions, unused_captions, with_masks
 from .found import Found
 
 MOST_BYTES = 2**20
@@ -57,7 +60,10 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
     The file may also be a bare list of datasets, or one dataset. Paths begin at the folder of the file. Raises
     ValueError that names the file and all that is wrong in it."""
     found, said, problems = [], [], []
-    for number, entry in enumerate(_datasets(path, _load(path)), 1):
+    config = _load(path)
+    if whose := of_another(config):
+        raise ValueError(f"'{path}' {whose}")
+    for number, entry in enumerate(_datasets(path, config), 1):
         try:
             block = _block(entry, path.parent)
             images, about = _images(block)
@@ -124,11 +130,11 @@ def _block(entry: dict[str, Any], home: Path) -> Block:
     problems = [*_unknown(entry), *_refused(entry)]
     if problems:
         raise ValueError(" ".join(problems))
-    if not (place := _text(entry, "dataset_path") or _text(entry, "folder_path")):
+    if not (place := pasted(_text(entry, "dataset_path")) or pasted(_text(entry, "folder_path"))):
         raise ValueError("it has no folder_path.")
     folder = Path(os.path.normpath(home / place))
     check_folder(folder)
-    mask_folder = Path(os.path.normpath(home / text)) if (text := _text(entry, "mask_path")) else None
+    mask_folder = Path(os.path.normpath(home / text)) if (text := pasted(_text(entry, "mask_path"))) else None
     if mask_folder and not os.path.isdir(mask_folder):
         raise ValueError(f"its mask_path '{name_some([str(mask_folder)])}' is no folder.")
     alpha = _flag(entry, "alpha_mask")
@@ -172,19 +178,17 @@ def _buckets(entry: dict[str, Any]) -> tuple[Buckets, ...]:
 def _images(block: Block) -> tuple[list[Found], list[str]]:
     """Returns the images of a dataset's folder and of all folders in it, as ai-toolkit does, and sentences about what
     is left out. Raises ValueError if there are none."""
-    found, said = [], []
-    named = {p.stem: p for p in list_pictures(block.mask_folder)[0]} if block.mask_folder else None
+    found, said, files = [], [], CaptionFiles(block.extension)
     for place in _folders(block):
         pictures, left_out = list_pictures(place)
-        for path, own in with_masks(pictures).items():
-            entry = replace(block.common, path=path, masks=own, masked=block.masked,
-                            caption_extension=block.extension)
-            found.append(_masked(entry, named) if block.masked else entry)
+        found += [replace(block.common, path=path, masks=own, masked=block.masked, caption_file=files.of(path))
+                  for path, own in with_masks(pictures).items()]
         said += left_out
     if not found:
         raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
-    shared = shared_captions(found)
-    return [replace(entry, caption=_caption(entry, block)) for entry in found], said + shared
+    said += shared_captions(found) + unused_captions({e.path: e.caption_file for e in found if e.caption_file}, files)
+    return [replace(entry, caption=_caption(entry, block)) for entry in (_masked(found, block) if block.masked else
+                                                                         found)], said
 
 
 def _folders(block: Block) -> Iterator[Path]:
@@ -197,27 +201,41 @@ def _folders(block: Block) -> Iterator[Path]:
         yield Path(place)
 
 
-def _masked(entry: Found, named: dict[str, Path] | None) -> Found:
-    """Returns the image with the mask of the same name. If there is no mask folder, its alpha channel is its mask."""
-    if named is None:
-        return replace(entry, masks=())
-    mask = named.get(entry.path.stem)
-    return replace(entry, masks=(mask,) if mask else (), masked=bool(mask))
+def _masked(found: list[Found], block: Block) -> list[Found]:
+    """Returns the images with the masks of the same names. If there is no mask folder, alpha channels are the masks."""
+    if not block.mask_folder:
+        return [replace(entry, masks=()) for entry in found]
+    own = masks.inside(block.mask_folder, [entry.path for entry in found])
+    return [replace(entry, masks=own[entry.path], masked=bool(own[entry.path])) for entry in found]
 
 
 def _caption(entry: Found, block: Block) -> str | None:
     """Returns the caption of an image's text file, or the default one. The trigger word is put in front if the caption
     lacks it, but not for regularization. None: the file cannot be read."""
     try:
-        text = captions.read(entry.path, entry.caption_extension)
+        text = captions.read(entry.caption_file) if entry.caption_file else ""
     except ValueError:
         return None  # `scan` reads it again and says why
+    if text and block.extension.lower().endswith("json"):
+        text = _from_json(entry, text)
     caption = captions.one_line(text or "") or block.default_caption
     for placeholder in ("[trigger]", "[name]"):
         caption = caption.replace(placeholder, block.trigger_word)
     if block.trigger_word and not entry.regularization and block.trigger_word not in caption:
         caption = f"{block.trigger_word} {caption}"
     return caption.strip()
+
+
+def _from_json(entry: Found, text: str) -> str:
+    """Returns the caption in a JSON file such as {"caption": "a cat"}. Raises ValueError if there is none."""
+    try:
+        caption = json.loads(text)["caption"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        caption = None
+    if not isinstance(caption, str):
+        raise ValueError(f"the caption of {entry.path.name} is not JSON like {{\"caption\": \"a cat\"}}. Correct it, "
+                         "or set caption_ext to txt.")
+    return caption
 
 
 def _unknown(entry: dict[str, Any]) -> Iterator[str]:
@@ -247,6 +265,7 @@ def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key, "")
     if not isinstance(value, str):
         raise ValueError(f"{key} must be text, got {str(value)[:40]!r}. Put it between quotes.")
+    check_text(key, value)
     return value.strip()
 
 

@@ -10,18 +10,22 @@ import re
 import shutil
 import stat
 import struct
-import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...disk.files import creating_folder, sweep
-from ..naming import name_some
+from ..naming import key, name_some
+from ..pictures.listing import list_pictures
 
 MOST_ENTRIES = 20_000
 MOST_BYTES = 20 * 2**30
 """The most bytes that all files together may have, unpacked."""
+HOME = "unpacked"
+"""The name of the folder that zips are unpacked to."""
+JUNK = ("thumbs.db", "desktop.ini")
+"""Files that Windows adds to folders, in lower case."""
 WINDOWS = os.name == "nt"
 Entries = dict[str, zipfile.ZipInfo]
 """The entry of each file, by the path that it is unpacked to, with / between folders."""
@@ -32,7 +36,7 @@ def unpack(source: Path, scratch: Path) -> Path:
 
     It is made once and found again as long as the zip has the same content. Raises ValueError as `check` does, or if
     the zip is damaged or does not fit on the disk."""
-    home = scratch / "unpacked"
+    home = scratch / HOME
     with _opened(source) as file:
         entries = _entries(source, file)
         folder = home / _digest(source)
@@ -43,6 +47,20 @@ def unpack(source: Path, scratch: Path) -> Path:
             _unpack(file, entries, folder)
     os.utime(folder)  # it was used now, and what was not used for longest is removed first
     return _innermost(folder)
+
+
+@contextlib.contextmanager
+def naming(source: Path, folder: Path) -> Iterator[Callable[[str], str]]:
+    """Yields a function that names a zip in a sentence in place of the folder that it was unpacked to, which nobody
+    knows. Does so with the ValueErrors that are raised meanwhile."""
+    def named(sentence: str) -> str:
+        return sentence.replace(str(home), str(source)).replace(f"'{home.name}'", f"'{source.name}'")
+
+    home = next(place for place in (folder, *folder.parents) if place.parent.name == HOME)
+    try:
+        yield named
+    except ValueError as err:
+        raise ValueError(named(str(err))) from err
 
 
 def check(source: Path) -> None:
@@ -78,7 +96,7 @@ def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
         if name.endswith("/") or _is_junk(name):
             continue
         _check_entry(source, name, entry)
-        same = unicodedata.normalize("NFC", name).casefold()
+        same = key(name)
         if same in seen:
             raise ValueError(f"'{source}' has two files that many disks take for one: {name_some([seen[same], name])}. "
                              "Rename one of them.")
@@ -93,8 +111,9 @@ def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
 
 
 def _is_junk(name: str) -> bool:
-    """Tells whether a file is hidden or was added by macOS."""
-    return any(part == "__MACOSX" or re.match(r"\.[^.]", part) for part in name.split("/"))
+    """Tells whether a file is hidden or was added by macOS or Windows."""
+    parts = name.split("/")
+    return parts[-1].lower() in JUNK or any(part == "__MACOSX" or re.match(r"\.[^.]", part) for part in parts)
 
 
 def _check_entry(source: Path, name: str, entry: zipfile.ZipInfo) -> None:
@@ -145,9 +164,11 @@ def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
 
 
 def _innermost(folder: Path) -> Path:
-    """Returns the folder below all folders that hold one folder and nothing else. It does not go into one such as
-    10_cats, because that name says how often its images come."""
-    inside = list(folder.iterdir())
-    while len(inside) == 1 and inside[0].is_dir() and not re.match(r"\d+_", inside[0].name):
-        folder, inside = inside[0], list(inside[0].iterdir())
+    """Returns the folder below all folders that hold one folder and no picture or table, only such files as a readme.
+    It does not go into one such as 10_cats, because that name says how often its images come."""
+    while len(inside := [place for place in folder.iterdir() if place.is_dir()]) == 1:
+        beside = any(re.match(r"(metadata|weights)\.", place.name, re.IGNORECASE) for place in folder.iterdir())
+        if beside or re.match(r"\d+_", inside[0].name) or list_pictures(folder)[0]:
+            break
+        folder = inside[0]
     return folder

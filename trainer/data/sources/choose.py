@@ -21,7 +21,10 @@ def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
     `scratch`: where a zip is unpacked. Raises ValueError that says what is wrong and what to do."""
     kind = _kind(source)
     if kind == ".zip":
-        return find.find(archive.unpack(source, scratch))
+        folder = archive.unpack(source, scratch)
+        with archive.naming(source, folder) as named:
+            found, said = find.find(folder)
+            return found, [named(sentence) for sentence in said]
     if kind == ".toml":
         return sd_scripts.read_toml(source)
     if kind in CONFIGURATIONS:

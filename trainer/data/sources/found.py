@@ -22,8 +22,8 @@ class Found:
     """The mask pictures that belong to it, the one to use first."""
     caption: str | None = None
     """The caption from a table or a configuration. None: it lies beside the image."""
-    caption_extension: str = ""
-    """The extension of the caption file beside it. Empty: .txt, or else .caption."""
+    caption_file: Path | None = None
+    """The file with its caption if `caption` is None: the one beside it, or the one to write if there is none."""
     rules: CaptionRules | None = None
     """What a configuration wants done with its caption. None: what the recipe says."""
     augment: Augment | None = None

@@ -13,17 +13,25 @@ from types import ModuleType
 from typing import Any
 
 from ...disk.packages import require
+from ...disk.text import check_text
+from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
-from ..naming import name_some
+from ..naming import Files, name_some, pasted, sentences
+from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
+from ..pictures.listing import entries, list_pictures
+from .folder import unused_captions
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 """The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
+PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
+Texts = dict[Path, tuple[str | None, Path | None]]
+"""The caption of each image, or None if it lies beside it, and the caption file beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
         notes += [f"Dataset {number}: {note}" for note in _about_sizes(inherited)]
         seen: set[str] = set()
         for place, own in enumerate(dataset["subsets"], 1):
-            name, subset = f"Dataset {number}, subset {place}", _Subset(path.parent, inherited | own, buckets)
+            settings = {key: pasted(value) if key in PATHS else value for key, value in (inherited | own).items()}
+            name, subset = f"Dataset {number}, subset {place}", _Subset(path.parent, settings, buckets)
             try:
                 images, said = _images(subset, seen)
                 found += images
@@ -143,31 +152,29 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         return [], [f"{source} = '{settings[source]}' was there before in this dataset, so it is left out."]
     seen.add(settings[source])
     notes += [f"{key} = '{settings[key]}' is looked for beside the TOML file (sd-scripts looks where it is started)."
-              for key in ("image_dir", "metadata_file", "conditioning_data_dir")
-              if key in settings and not Path(settings[key]).is_absolute()]
+              for key in PATHS if key in settings and not Path(settings[key]).is_absolute()]
     if settings.get("keep_tokens_separator") and not _moves(settings):
         notes.append("keep_tokens_separator does nothing without shuffle_caption: "
                      f"'{settings['keep_tokens_separator']}' stays in the captions, as in sd-scripts.")
     if source == "metadata_file":
-        captions = _from_metadata(subset)
-        return [_found(subset, path, caption, "") for path, caption in captions.items()], notes
-    files, others = _files(subset, "image_dir")
-    if others:
-        notes.append(f"{len(others)} files that sd-scripts does not take for images are left out: {name_some(others)}.")
-    if "caption_extension" not in settings:
-        notes.append("caption_extension is not given, so captions are read from .caption, or else from .txt.")
-    return [_found(subset, path, *_caption(path, settings)) for path in files], notes
+        texts: Texts = {image: (caption, None) for image, caption in _from_metadata(subset).items()}
+        notes += _unnamed(subset, texts)
+    else:
+        images, left_out = _files(subset)
+        texts, about = _captions(images, settings)
+        notes += left_out + about
+    own = _masks(subset, [*texts])
+    return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes
 
 
 def _moves(settings: dict[str, Any]) -> bool:
     return settings.get("shuffle_caption", False) or settings.get("caption_tag_dropout_rate", 0) > 0
 
 
-def _found(subset: _Subset, path: Path, caption: str | None, extension: str) -> Found:
+def _found(subset: _Subset, path: Path, masks: tuple[Path, ...], caption: str | None, file: Path | None) -> Found:
     settings = subset.settings
     rules = CaptionRules(**{name: settings[name] for name in CAPTION_RULES if name in settings})
-    masks = _masks(subset, path)
-    return Found(path, settings.get("num_repeats", 1), 1.0, masks, caption=caption, caption_extension=extension,
+    return Found(path, settings.get("num_repeats", 1), 1.0, masks, caption=caption, caption_file=file,
                  rules=rules, augment=_augment(settings), buckets=subset.buckets,
                  masked=True if masks else settings.get("alpha_mask"), regularization=settings.get("is_reg", False))
 
@@ -188,43 +195,44 @@ def _folder(subset: _Subset, key: str) -> Path:
     return folder
 
 
-def _files(subset: _Subset, key: str) -> tuple[list[Path], list[str]]:
-    """Returns the images of a folder, and the names of pictures that sd-scripts does not take for images. Raises
-    ValueError if there are no images."""
-    folder = _folder(subset, key)
-    try:
-        files = sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=str)
-    except OSError as err:
-        raise ValueError(f"The {key} '{folder}' cannot be read ({err.strerror}). Look at its permissions.") from err
-    images = [p for p in files if p.suffix.lower() in EXTENSIONS]
+def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
+    """Returns the images of a folder, and sentences about pictures that are left out. Raises ValueError if there are no
+    images."""
+    folder = _folder(subset, "image_dir")
+    pictures, left_out = list_pictures(folder)
+    images = [path for path in pictures if path.suffix.lower() in EXTENSIONS]
     if not images:
-        there = f"it has {name_some([p.name for p in files])}" if files else "it is empty"
-        raise ValueError(f"No images in the {key} '{folder}' ({there}). Subfolders are not read: give each a subset.")
-    return images, [p.name for p in files if p.suffix.lower() in (".gif", ".tif", ".tiff", ".heic", ".heif", ".jfif")]
+        files = [entry.name for entry in entries(folder) if os.path.isfile(entry.path)]
+        there = f"it has {name_some(files)}" if files else "it is empty"
+        raise ValueError(f"No images in the image_dir '{folder}' ({there}). Subfolders are not read: give each a "
+                         "subset.")
+    others = [path.name for path in pictures if path.suffix.lower() not in EXTENSIONS]
+    return images, left_out + sentences((others, "files that sd-scripts does not take for images are left out", ""))
 
 
-def _caption(image: Path, settings: dict[str, Any]) -> tuple[str | None, str]:
-    """Returns the caption if it does not lie beside the image, and the extension of the caption file beside it."""
-    extension = settings.get("caption_extension", "")
-    if extension:
-        extension = "." + extension.removeprefix(".")
-    elif os.path.isfile(image.with_suffix(".caption")):
-        extension = ".caption"  # sd-scripts looks for it first, unless its command line names another
-    beside = os.path.isfile(image.with_suffix(extension or ".txt"))
-    return (None if beside else settings.get("class_tokens")), extension
+def _captions(images: list[Path], settings: dict[str, Any]) -> tuple[Texts, list[str]]:
+    """Returns the captions of images, and sentences about their files."""
+    extension, notes = settings.get("caption_extension", ""), []
+    if not extension:
+        notes.append("caption_extension is not given, so captions are read from .caption, or else from .txt.")
+    files = CaptionFiles(extension) if extension else CaptionFiles(".caption", ".txt")  # sd-scripts looks in this order
+    beside = {image: files.of(image) for image in images}
+    tokens = settings.get("class_tokens")
+    return ({image: (None if os.path.isfile(file) else tokens, file) for image, file in beside.items()},
+            notes + unused_captions(beside, files))
 
 
-def _masks(subset: _Subset, image: Path) -> tuple[Path, ...]:
-    """Returns the picture of the same name in conditioning_data_dir, as sd-scripts does with --masked_loss
-    (docs/masked_loss_README.md). Raises ValueError if there is none."""
+def _masks(subset: _Subset, images: list[Path]) -> dict[Path, tuple[Path, ...]]:
+    """Returns the picture of the same name in conditioning_data_dir of each image, as sd-scripts does with
+    --masked_loss (docs/masked_loss_README.md). Raises ValueError if there is none."""
     if "conditioning_data_dir" not in subset.settings:
-        return ()
+        return dict.fromkeys(images, ())
     folder = _folder(subset, "conditioning_data_dir")
-    candidates = [folder / f"{image.stem}{e}" for e in (*EXTENSIONS, *(e.upper() for e in EXTENSIONS))]
-    if not (masks := tuple(p for p in candidates if os.path.isfile(p))):
-        raise ValueError(f"No mask for {image.name} in the conditioning_data_dir '{folder}'. Add a picture with the "
-                         "same name.")
-    return masks[:1]
+    found = masks.inside(folder, images)
+    if without := [image.name for image in images if not found[image]]:
+        raise ValueError(f"No mask for {name_some(without)} in the conditioning_data_dir '{folder}'. Add a picture "
+                         "with the same name.")
+    return found
 
 
 # Metadata files
@@ -243,12 +251,23 @@ def _from_metadata(subset: _Subset) -> dict[Path, str]:
         raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
                          f"({err}).") from err
     folder = subset.home / subset.settings.get("image_dir", ".")
-    missing = [name for name in captions if not os.path.isfile(folder / name)]
+    files = Files()
+    found = {name: folder / name if os.path.isfile(folder / name) else files.find(folder, name) for name in captions}
+    missing = [name for name, file in found.items() if file is None]
     if missing or not captions:
         what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
         raise ValueError(f"The metadata_file '{path}' {what if missing else 'has no images'}. Write their names with "
                          ".png or .jpg, relative to image_dir.")
-    return {folder / name: caption for name, caption in captions.items()}
+    for name, caption in captions.items():
+        check_text(f"'{path}': {name_some([name])}", caption)
+    return {file: captions[name] for name, file in found.items() if file}
+
+
+def _unnamed(subset: _Subset, named: Texts) -> list[str]:
+    """Returns a sentence about the pictures of image_dir that the metadata file does not name."""
+    pictures = list_pictures(_folder(subset, "image_dir"))[0] if "image_dir" in subset.settings else []
+    return sentences(([path.name for path in pictures if path not in named],
+                      "pictures are left out, because the metadata_file does not name them", ""))
 
 
 def _lines(text: str) -> dict[str, Any]:
@@ -258,7 +277,10 @@ def _lines(text: str) -> dict[str, Any]:
 
 def _joined(entry: dict[str, Any], settings: dict[str, Any]) -> str:
     """Returns a caption with its tags behind it. With wildcards the tags stand behind each of its lines."""
-    caption, tags, glue = entry.get("caption") or "", entry.get("tags") or "", settings.get("caption_separator", ",")
+    glue = settings.get("caption_separator", ",")
+    caption, tags = ("" if entry.get(key) is None else entry[key] for key in ("caption", "tags"))
+    if wrong := [text for text in (caption, tags) if not isinstance(text, str)]:
+        raise TypeError(f"{json.dumps(wrong[0])[:40]} is no text")
     if not settings.get("enable_wildcard", False):
         return glue.join(part for part in (caption, tags) if part)
     tags = tags.replace("\n", glue)

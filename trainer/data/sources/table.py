@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path
 
 from ..captions import table
-from ..naming import name_some
+from ..naming import Files, Names, name_some, sentences
+from ..pictures.listing import entries
 
 NAMES = ("metadata.jsonl", "metadata.csv")
+FOREIGN = "metadata.json"
 
 
 def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
     """Returns the captions that a folder's table gives to images, and sentences about it. Both are empty if there is no
     table."""
-    there = [folder / name for name in NAMES if os.path.isfile(folder / name)]
-    if not there:
-        return {}, []
-    captions, said = read(there[0])
-    if there[1:]:
-        said.append(f"'{there[1].name}' in '{folder.name}' is not read, because '{there[0].name}' is there too.")
+    names = Names(entry.name for entry in entries(folder) if entry.name.lower().startswith("metadata."))
+    there = {name: found for name in (*NAMES, FOREIGN) if (found := names.find(name))}
+    tables = [folder / there[name] for name in NAMES if name in there and os.path.isfile(folder / there[name])]
+    captions, said = read(tables[0]) if tables else ({}, [])
+    if tables[1:]:
+        said.append(f"'{tables[1].name}' in '{folder.name}' is not read, because '{tables[0].name}' is there too.")
+    if FOREIGN in there:
+        said.append(f"'{there[FOREIGN]}' in '{folder.name}' is not read: it is a list for sd-scripts. Choose a .toml "
+                    f"that names it as metadata_file, or turn it into {NAMES[0]}.")
     return captions, said
 
 
 def read(path: Path) -> tuple[dict[Path, str], list[str]]:
-    """Returns each file that a table names and that is there, with its caption or "", and a sentence about the others.
+    """Returns each file that a table names and that is there, with its caption or "", and sentences about the others
+    and about captions from several columns.
 
     Raises ValueError if the table cannot be read, has no column with captions, leads out of its folder, has rows for
     one file that differ, or names none that is there."""
     rows = table.read(path)
-    column = next((c for c in table.TEXTS if any(c in row for row in rows.values())), None)
-    if not column:
+    columns = [c for c in table.TEXTS if any(c in row for row in rows.values())]
+    if not columns:
         has = sorted({c for row in rows.values() for c in row})
         raise ValueError(f"'{path}' has no column with captions (only {name_some(has) or 'empty rows'}). Put "
                          "them in a column called text.")
@@ -40,20 +45,24 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
         raise ValueError(f"'{path}' names files outside its folder: {name_some(outside)}. Move them into it, and name "
                          "them from there, like train/cat.png.")
     found: dict[Path, str] = {}
-    absent = []
+    absent, from_other, files = [], [], Files()
     for name, row in rows.items():
-        file = _there(folder, name)
+        caption, column = next(((text, c) for c in columns if (text := row.get(c, "").strip())), ("", columns[0]))
+        file = _there(folder, name, files)
         if not file:
             absent.append(name)
-        elif file in found and found[file] != row.get(column, ""):
+        elif file in found and found[file] != caption:
             raise ValueError(f"'{path}' has several rows for {file.name} that differ. Take all but one of them out.")
         else:
-            found[file] = row.get(column, "").strip()
+            found[file] = caption
+            from_other += [] if column == columns[0] else [name]
     if not found:
         raise ValueError(f"None of the {len(rows)} files that '{path}' names are there: {name_some(absent)}. Put them "
                          "beside it, or correct the names.")
-    missing = f"{len(absent)} files that '{path.name}' names are not there: {name_some(absent)}."
-    return found, [missing] if absent else []
+    return found, sentences(
+        (absent, f"files that '{path.name}' names are not there", ""),
+        (from_other, f"images have nothing in the column {columns[0]} of '{path.name}', so their captions are from "
+         f"{' or '.join(columns[1:])}", ""))
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -63,14 +72,10 @@ def _inside(folder: Path, name: str) -> Path | None:
     return folder / os.path.relpath(place, home) if inside else None
 
 
-def _there(folder: Path, name: str) -> Path | None:
-    """Returns the file of that name, also if another system wrote it with backslashes, or é as two characters. None: it
+def _there(folder: Path, name: str, files: Files) -> Path | None:
+    """Returns the file of that name, also if another system wrote it with backslashes or in another writing. None: it
     is not there."""
-    exact = folder / name
-    if ".." not in exact.parts and not Path(name).is_absolute() and os.path.isfile(exact):
+    if ".." not in Path(name).parts and not Path(name).is_absolute() and (exact := files.find(folder, name)):
         return exact
-    for form in ("NFC", "NFD"):
-        file = _inside(folder, unicodedata.normalize(form, name))
-        if file and os.path.isfile(file):  # unlike pathlib's, it is False for a name that no disk takes
-            return file
-    return None
+    inside = _inside(folder, name)
+    return files.find(folder, inside.relative_to(folder).as_posix()) if inside else None

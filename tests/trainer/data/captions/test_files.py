@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
+import unicodedata
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from livelora.trainer.data.captions import files as captions
 
 WORDS = st.text(alphabet="abc xyz", min_size=0, max_size=12).map(lambda s: " ".join(s.split()))
+
+
+def read(image, *extensions):
+    return captions.read(captions.CaptionFiles(*extensions).of(image))
+
+
+def write(image, caption, *extensions):
+    captions.write(captions.CaptionFiles(*extensions).of(image), caption)
 
 
 @pytest.mark.parametrize(("template", "trigger", "caption", "expected"), [
@@ -47,31 +58,75 @@ def test_bad_templates_are_refused(template, message):
 def test_writing_keeps_the_first_version(tmp_path):
     image, caption = tmp_path / "a.png", tmp_path / "a.txt"
     caption.write_text("mine")
-    captions.write(image, "first edit")
-    captions.write(image, "second edit")
-    assert captions.read(image) == "second edit"
+    write(image, "first edit")
+    write(image, "second edit")
+    assert read(image) == "second edit"
     assert (tmp_path / "a.txt.bak").read_text() == "mine"
-    captions.write(tmp_path / "new.png", "fresh")
+    write(tmp_path / "new.png", "fresh")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "a.txt.bak", "new.txt"]
 
 
 def test_a_caption_file_is_written_where_it_was_read(tmp_path):
     image = tmp_path / "a.b.png"
     (tmp_path / "a.b.caption").write_text("mine")
-    captions.write(image, "edited")
-    assert (tmp_path / "a.b.caption").read_text() == "edited\n" and captions.read(image) == "edited"
+    write(image, "edited")
+    assert (tmp_path / "a.b.caption").read_text() == "edited\n" and read(image) == "edited"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.caption", "a.b.caption.bak"]
-    captions.write(image, "tags", "tags")
-    assert captions.read(image, ".tags") == "tags" and captions.read(image) == "edited"
+    write(image, "tags", ".tags")
+    assert read(image, ".tags") == "tags" and read(image) == "edited"
+
+
+WRITINGS = [lambda text, form=form, case=case: case(unicodedata.normalize(form, text))
+            for form in ("NFC", "NFD") for case in (str, str.upper, str.lower)]
+"""The same name as systems and people write it."""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(st.sampled_from(["a", "Photo 1", "José", "Ångström.v2", "카페"]),
+       st.sampled_from([".png", ".JPG", ".jpg_large"]), st.sampled_from(WRITINGS), st.sampled_from(WRITINGS),
+       st.booleans(), st.sampled_from([".txt", ".caption"]))
+def test_a_caption_is_found_however_its_name_is_written(tmp_path, stem, suffix, one, other, whole, extension):
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    image, name = one(stem) + suffix, other((stem + suffix if whole else stem) + extension)
+    (folder / image).touch()
+    (folder / name).write_text("found")
+    assert read(folder / image) == "found"
+    write(folder / image, "edited")
+    assert (folder / name).read_text() == "edited\n" and len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("files", "found"), [
+    (["a.png", "A.txt", "a.txt"], "a.txt"), (["a.png", "a.png.txt", "a.txt"], "a.txt"),
+    (["a.png", "A.TXT", "a.caption"], "a.caption"), (["a.png", "A.png", "A.txt"], "a.txt"),
+    (["a.png", "A.jpg", "A.txt"], "a.txt"), (["a.png", "a.png.download", "a.png.txt"], "a.png.txt"),
+    (["a.png.download", "a.txt"], "a.txt"), (["a.png", "ab.txt", "a.txt.bak"], "a.txt")])
+def test_an_exact_name_goes_first_and_nobody_takes_anothers(tmp_path, files, found):
+    """A name that is not among the files is the one that would be written."""
+    for name in files:
+        (tmp_path / name).touch()
+    assert captions.CaptionFiles().of(tmp_path / files[0]).name == found
+
+
+def test_two_captions_that_could_both_be_meant_are_told(tmp_path):
+    for name in ("a.png", "A.txt", "a.TXT"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"There is no a\.txt, but A\.txt, a\.TXT, and nothing says which"):
+        read(tmp_path / "a.png")
+
+
+def test_half_a_character_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"The caption for a\.txt has half of a character in it.*'ohwx\\ud83d'"):
+        write(tmp_path / "a.png", "ohwx\ud83d")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_txt_file_goes_before_a_caption_file(tmp_path):
     image = tmp_path / "a.png"
-    assert captions.read(image) is None
+    assert read(image) is None
     (tmp_path / "a.caption").write_text("second")
-    assert captions.read(image) == "second" and captions.read(image, "txt") is None
+    assert read(image) == "second" and read(image, "txt") is None
     (tmp_path / "a.txt").write_text("")
-    assert captions.read(image) == "" and captions.read(image, ".caption") == "second"
+    assert read(image) == "" and read(image, ".caption") == "second"
 
 
 @pytest.mark.parametrize("content", [
@@ -81,7 +136,7 @@ def test_a_txt_file_goes_before_a_caption_file(tmp_path):
 def test_encodings_and_line_ends_of_all_systems_read_alike(tmp_path, content):
     """Byte order marks as in the Unicode Standard, section 23.8."""
     (tmp_path / "a.txt").write_bytes(content)
-    assert captions.read(tmp_path / "a.png") == "é\n猫 🐈"
+    assert read(tmp_path / "a.png") == "é\n猫 🐈"
 
 
 @pytest.mark.parametrize(("content", "told"), [
@@ -95,7 +150,7 @@ def test_encodings_and_line_ends_of_all_systems_read_alike(tmp_path, content):
 def test_a_file_that_is_no_text_is_named(tmp_path, content, told):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        captions.read(tmp_path / "a.png")
+        read(tmp_path / "a.png")
     assert told in str(caught.value)
 
 
@@ -106,11 +161,11 @@ def test_a_folder_a_pipe_or_a_link_to_nowhere_is_no_caption(tmp_path):
     os.mkfifo(tmp_path / "d.txt")
     for name in "abcd":
         with pytest.raises(ValueError, match=rf"^{name}\.txt "):
-            captions.read(tmp_path / f"{name}.png")
+            read(tmp_path / f"{name}.png")
 
 
 def test_a_name_too_long_for_a_caption_file_has_none(tmp_path):
-    assert captions.read(tmp_path / ("n" * 251 + ".png"), "caption") is None
+    assert read(tmp_path / ("n" * 251 + ".png"), "caption") is None
 
 
 def test_one_line_has_single_spaces():

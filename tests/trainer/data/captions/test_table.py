@@ -74,6 +74,12 @@ def test_a_table_without_rows(tmp_path):
     ("t.jsonl", b'{"file_name": "a.png"}\n{"file_name": ', "t.jsonl, line 2: it is not JSON"),
     ("t.jsonl", b'["a.png"]', "t.jsonl, line 1: it must be like"),
     ("t.jsonl", b'{"text": "x"}', "t.jsonl, line 1: there is no file_name (it has text)"),
+    *(("t.jsonl", b'{"file_name": "a.png", "%s": %s}' % (column, value), "t.jsonl, line 1: "
+       f"{column.decode()} must be one text, got {value.decode()}. Write it in quotation marks, or null for none.")
+      for column in (b"text", b"caption", b"prompt") for value in (b"5", b"NaN", b"false", b"0", b'["a"]', b"1.5")),
+    ("t.jsonl", b'{"file_name": 5, "text": "x"}', "t.jsonl, line 1: file_name must be one text, got 5"),
+    ("t.jsonl", b'{"file_name": "a.png", "text": "x\\ud83d"}', "t.jsonl, line 1: text has half of a character in it"),
+    ("t.jsonl", b'{"file_name": "\\udc00.png", "text": "x"}', "t.jsonl, line 1: file_name has half of a character"),
     ("t.jsonl", b"[" * 100_000, "t.jsonl, line 1: it is not JSON"),
 ])
 def test_what_cannot_be_read_is_refused_with_its_line(tmp_path, name, content, told):
@@ -89,7 +95,7 @@ def test_a_row_that_is_there_twice_counts_once(tmp_path):
 
 
 def test_a_name_that_no_file_can_hold_and_a_foreign_suffix_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="Rename the image"):
+    with pytest.raises(ValueError, match=r"The row of a\\udcff\.png has half of a character"):
         table.write(tmp_path / "t.csv", {"a\udcff.png": {"text": "x"}})
     with pytest.raises(ValueError, match=r"got 't\.xlsx'"):
         table.write(tmp_path / "t.xlsx", {})

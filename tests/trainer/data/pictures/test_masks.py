@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reading
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from livelora.trainer.data.pictures import images, masks
 from livelora.trainer.data.pictures.augment import Augment, View
+from livelora.trainer.data.pictures.listing import list_pictures
+from livelora.trainer.data.sources.folder import with_masks
 from PIL import Image
 
 WIDE = (96, 32)
@@ -61,6 +68,35 @@ def test_masks_are_found_in_their_order(folder):
 def test_a_mask_picture_is_no_training_image(folder, setting, name):
     picture(folder / name, color="white")
     assert [i.path.name for i in read(folder, masks=setting).items] == ["cat.png"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(st.sampled_from(["a", "Photo", "José", "É 2"]), st.sampled_from([*masks.SUFFIXES, "mask/", "Masks/"]),
+       st.sampled_from([".png", ".jpg", ".WEBP", ".bmp"]), st.sampled_from(["NFC", "NFD"]),
+       st.sampled_from([str, str.upper, str.lower]))
+def test_a_mask_is_a_mask_however_its_name_is_written(tmp_path, stem, kind, extension, form, case):
+    place = Path(tempfile.mkdtemp(dir=tmp_path))
+    image = place / f"{stem}.jpg"
+    written = case(unicodedata.normalize(form, stem if kind.endswith("/") else stem + kind)) + extension
+    mask = (place / kind if kind.endswith("/") else place) / written
+    mask.parent.mkdir(exist_ok=True)
+    for path in (image, mask):
+        path.touch()
+    assert with_masks(list_pictures(place)[0]) == {image: (mask,)}
+
+
+def test_of_masks_in_several_writings_the_exact_one_counts_and_none_is_trained(folder):
+    near = [picture(folder / name, color="white") for name in ("cat_mask.png", "cat_mask.jpg", "Cat_Mask.png")]
+    assert with_masks(list_pictures(folder)[0]) == {folder / "cat.png": tuple(near)}
+    near[0].unlink()
+    near[1].unlink()
+    picture(folder / "CAT_mask.webp", color="white")
+    assert "There is no cat_mask, but CAT_mask, Cat_Mask" in refusal(folder)
+
+
+def test_a_mask_that_is_exactly_another_images_is_only_that_ones(folder):
+    other, mask = picture(folder / "CAT.png"), picture(folder / "cat_mask.png", color="white")
+    assert with_masks(list_pictures(folder)[0]) == {folder / "cat.png": (mask,), other: ()}
 
 
 @pytest.mark.parametrize("setting", ["ignore", "use"])
@@ -203,7 +239,7 @@ def test_an_unreadable_mask_is_refused(folder):
 def test_a_mask_that_leaves_out_everything_is_refused(folder):
     picture(folder / "cat_mask.png", color="black")
     assert "cat_mask.png is black in the whole part of cat.png that is trained" in refusal(folder)
-    assert "Make some of it white, or set masks to 'ignore'" in refusal(folder)
+    assert "Make some of it white." in refusal(folder)
 
 
 def test_a_mask_that_shows_only_what_is_cut_off_is_refused(folder):

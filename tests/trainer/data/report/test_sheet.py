@@ -39,7 +39,8 @@ def test_captions_stand_below_their_own_pictures(items):
 
 
 def test_what_is_no_picture_is_a_tile_with_its_name():
-    latents = Item(Path("/x/0001.latents.safetensors"), "c", 1, (64, 64), (64, 64), "0")
+    path = Path("/x/0001.latents.safetensors")
+    latents = Item(path, "c", 1, (64, 64), (64, 64), "0", latents=path)
     sheet = contact_sheet([latents])
     assert sheet[4, 64].tolist() == pytest.approx([0xd1 / 255, 0xd5 / 255, 0xdb / 255]) and (sheet < 0.4).any()
 

@@ -215,3 +215,37 @@ def test_json_is_read_as_json(home):
 def test_no_text_crashes_it(home, text):
     with pytest.raises(ValueError):
         read(home, text)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(st.sampled_from(["", "\u202a"]), st.sampled_from(["{}", "'{}'", '"{}"']))
+def test_a_path_may_be_pasted(home, mark, quoted):
+    assert len(block(home, folder_path=mark + quoted.format(home / "cats"))[0]) == 3
+
+
+def test_captions_as_json_are_read_as_ai_toolkit_reads_them(home):
+    (home / "cats" / "A.JSON").write_text('{"caption": "a cat,\\non a mat", "caption_short": "cat"}')
+    found, said = block(home, caption_ext="json", trigger_word="ohwx")
+    assert [entry.caption for entry in found] == ["ohwx a cat, on a mat", "ohwx", "ohwx"] and "A.JSON" not in str(said)
+    (home / "cats" / "A.JSON").write_text('{"text": "a cat"}')
+    assert "the caption of a.png is not JSON like" in refusal(home, '[{"folder_path": "cats", "caption_ext": "json"}]')
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ([{"name": "c", "path": "/my/cats", "image": {}, "text": {"prompt_source": "sample"}}],
+     "is a configuration of OneTrainer, which is not read. Choose the images' folder, which is '/my/cats'."),
+    ({"concept_file_name": "c.json", "concepts": None}, "is a configuration of OneTrainer"),
+    ([{"id": "c", "type": "local", "instance_data_dir": "/my/cats", "caption_strategy": "textfile"},
+      {"id": "t", "dataset_type": "text_embeds"}],
+     "is a configuration of SimpleTuner, which is not read. Choose the images' folder, which is '/my/cats'."),
+    ({"a": {"caption": "x", "tags": "y"}, "b": {"tags": "z"}}, "is a list of captions for sd-scripts. Choose a .toml"),
+    ([{"file_name": "a.png", "text": "x"}], "is a list of captions. Write each of its objects on a line of its own"),
+])
+def test_files_of_others_are_named(home, content, told):
+    assert told in refusal(home, json.dumps(content))
+
+
+def test_half_a_character_is_refused(home):
+    for key in ("trigger_word", "default_caption", "folder_path"):
+        assert f"Dataset 1: {key} has half of a character" in refusal(
+            home, json.dumps([{"folder_path": "cats", key: "x\ud83d"}]))

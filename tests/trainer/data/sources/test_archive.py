@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 from livelora.trainer.data.sources import archive
+from livelora.trainer.data.sources.choose import find_any
 
 
 def pack(path, files, **options):
@@ -42,7 +43,9 @@ def test_files_keep_their_folders_and_junk_stays_packed(tmp_path, scratch):
 
 @pytest.mark.parametrize(("names", "inside"), [
     (["data/a.png", "data/b.png"], "data"), (["one/two/a.png"], "one/two"), (["10_x/a.png"], ""),
-    (["d/10_x/a.png"], "d"), (["d/a.png", "b.png"], ""), (["d/a.png", "__MACOSX/d/._a.png"], "d")])
+    (["d/10_x/a.png"], "d"), (["d/a.png", "b.png"], ""), (["d/a.png", "__MACOSX/d/._a.png"], "d"),
+    (["d/a.png", "Thumbs.db"], "d"), (["d/a.png", "README.md", "a.txt"], "d"), (["d/a.png", "d/desktop.ini"], "d"),
+    (["train/a.png", "metadata.csv"], ""), (["10_x/a.png", "readme.txt"], ""), (["d/a.png", "e/b.png"], "")])
 def test_the_one_folder_that_holds_everything_is_given(tmp_path, scratch, names, inside):
     folder = archive.unpack(pack(tmp_path / "d.zip", dict.fromkeys(names, b"x")), scratch)
     (home,) = (scratch / "unpacked").iterdir()
@@ -179,3 +182,13 @@ def test_names_that_the_disk_does_not_take_are_refused(tmp_path, scratch, names)
 def test_a_check_unpacks_nothing(tmp_path):
     archive.check(pack(tmp_path / "d.zip", {"a.png": b"x"}))
     assert [p.name for p in tmp_path.iterdir()] == ["d.zip"]
+
+
+def test_messages_name_the_zip_and_not_where_it_was_unpacked(tmp_path, scratch):
+    source = pack(tmp_path / "my cats.zip", {"d/a.png": b"1", "d/b.txt": b"2", "d/weights.json": b"[]"})
+    with pytest.raises(ValueError, match=rf"'{source}/d/weights\.json' must be names"):
+        find_any(source, scratch)
+    pack(source, {"a.png": b"1", "b.jxl": b"2"})
+    assert find_any(source, scratch)[1][-1].startswith("1 pictures in 'my cats.zip' are left out, because their format")
+    with pytest.raises(ValueError, match=rf"No images in '{source}' \(0 of 1 entries are images: a\.txt\)"):
+        find_any(pack(source, {"a.txt": b"1"}), scratch)

@@ -41,7 +41,8 @@ def test_tables_name_the_images_beside_them(home):
         (found,), said = sources.find_any(home / table, home)
         assert found.path == home / "cats" / "b.png" and found.caption == "x"
         assert said == ["1 images have another caption in their text file than in the table; the table's are used: "
-                        "b.png. Take the table away to use the text files."]
+                        "b.png. Take the table away to use the text files.",
+                        "1 pictures in 'cats' are left out, because the table does not name them: a.png."]
 
 
 def test_configurations_of_other_trainers(home):

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from livelora.trainer.data.sources.folder import find
+from livelora.trainer.data.sources.folder import find, find_named
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def refusal(folder) -> str:
 def test_suffixes_and_mask_folders_in_any_case(folder):
     touch(folder, "a.PNG", "b.JpEg", "c.gif", "d.txt", "Masks/a.png", "MASK/b.png", "._a.png", "e.png.bak")
     images, said = find(folder)
-    assert [i.path.name for i in images] == ["a.PNG", "b.JpEg", "c.gif"] and not said
+    assert [i.path.name for i in images] == ["a.PNG", "b.JpEg", "c.gif"]
+    assert said == ["1 caption files are not read, because no image has their name or another file goes before: d.txt."]
     assert [i.masks for i in images] == [(folder / "Masks" / "a.png",), (folder / "MASK" / "b.png",), ()]
 
 
@@ -104,7 +105,8 @@ def test_a_table_gives_captions(folder):
         "1 images have another caption in their text file than in the table; the table's are used: a.png. Take the "
         "table away to use the text files.",
         "1 images have no caption in the table, so their text files are read: c.png.",
-        "1 files that the table names are not images to train on: g.png."]
+        "1 files that the table names are not images to train on: g.png.",
+        "1 pictures in 'train' are left out, because the table does not name them: e.png."]
 
 
 @pytest.mark.parametrize(("header", "caption"), [
@@ -124,11 +126,46 @@ def test_each_folder_can_have_a_table_and_the_first_of_two_counts(folder):
     assert said == "'metadata.csv' in '5_x' is not read, because 'metadata.jsonl' is there too."
 
 
+def test_what_belongs_to_no_picture_and_folders_in_folders_are_told(folder):
+    touch(folder, "a.png", "a.txt", "a.caption", "b.png", "B.TXT", "old.txt", "._a.txt", "10_x/c.png", "10_x/d.txt",
+          "10_x/deep/e.png", "10_x/mask/c.png")
+    assert found(folder)[1].split("\n") == [
+        "folder '10_x/deep': subfolders of '10_x' are not read.",
+        "3 caption files are not read, because no image has their name or another file goes before: a.caption, "
+        "old.txt, d.txt."]
+
+
+def test_a_table_that_names_some_pictures_keeps_their_masks_and_weights(folder):
+    touch(folder, "a.png", "b.png", "a_mask.png")
+    (folder / "weights.json").write_text('{"a.png": 2, "b.png": 3}')
+    (folder / "some.csv").write_text("file_name,text\nA.PNG,one\n")
+    (image,), said = find_named(folder / "some.csv")
+    assert (image.path.name, image.weight, image.masks) == ("a.png", 2, (folder / "a_mask.png",))
+    assert said == ["1 pictures in 'data' are left out, because the table does not name them: b.png."]
+
+
+@pytest.mark.parametrize(("row", "expected"), [
+    ('{"file_name": "a.png", "text": "", "prompt": "x"}', "x"), ('{"file_name": "a.png", "prompt": "x"}', "x"),
+    ('{"file_name": "a.png", "text": null, "caption": " x "}', "x"),
+    ('{"file_name": "a.png", "text": "y", "caption": "x"}', "y")])
+def test_a_column_that_is_empty_gives_way_to_a_full_one(folder, row, expected):
+    touch(folder, "a.png", "b.png")
+    (folder / "metadata.jsonl").write_text(row + '\n{"file_name": "b.png", "text": ""}')
+    assert found(folder)[0] == [("a.png", expected, 1), ("b.png", None, 1)]
+
+
+def test_a_list_for_sd_scripts_beside_the_images_is_told(folder):
+    touch(folder, "a.png")
+    (folder / "metadata.json").write_text('{"a": {"caption": "x"}}')
+    assert found(folder)[1].startswith("'metadata.json' in 'data' is not read: it is a list for sd-scripts. Choose a")
+
+
 def test_a_letter_with_an_accent_is_found_however_it_is_written(folder):
     """U+00E9 is e with U+0301, Unicode Standard Annex #15; macOS and others differ in which they write."""
-    touch(folder, "cafe\u0301.png", "na\u00efve.png")
-    (folder / "metadata.csv").write_text("file_name,text\ncaf\u00e9.png,one\nnai\u0308ve.png,two\n", encoding="utf-8")
-    assert [caption for _, caption, _ in found(folder)[0]] == ["one", "two"]
+    touch(folder, "cafe\u0301.png", "na\u00efve.png", "Sub/B.PNG")
+    (folder / "Metadata.CSV").write_text("file_name,text\ncaf\u00e9.png,one\nNAI\u0308ve.png,two\nsub\\b.png,three\n",
+                                         encoding="utf-8")
+    assert [caption for _, caption, _ in found(folder)[0]] == ["one", "two", "three"]
 
 
 def test_case_does_not_matter_in_an_absolute_name_where_the_system_says_so(folder, monkeypatch):

@@ -57,8 +57,7 @@ def refusal(folder, toml):
 def text_of(entry):
     if entry.caption is not None:
         return entry.caption
-    beside = entry.path.with_suffix(entry.caption_extension or ".txt")
-    return beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    return entry.caption_file.read_text(encoding="utf-8") if entry.caption_file.is_file() else ""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,7 +118,7 @@ def test_the_alpha_channel_and_mask_pictures_say_what_counts(cats):
 def test_an_extension_is_read_with_and_without_its_dot(cats):
     for given in ("cap", ".cap"):
         found, _ = read(cats, HEAD + SUBSET + f"caption_extension = '{given}'\n")
-        assert {f.caption_extension for f in found} == {".cap"}
+        assert {f.caption_file.suffix for f in found} == {".cap"}
 
 
 def test_limits_are_brought_to_steps_as_in_sd_scripts(cats):
@@ -231,7 +230,26 @@ def test_an_image_with_the_longest_name_is_read(cats):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "{}", '{"a.png": 3}', '{"c.png": {}}', '{"a.png": {"caption": 3}}',
+                                     '{"a.png": {"tags": NaN}}', '{"a.png": {"caption": false}}',
+                                     '{"a.png": {"caption": "\\ud83d"}}',
                                      pytest.param("[" * 100000, id="deep")])
 def test_metadata_that_cannot_be_used_is_refused(cats, content):
     (cats / "meta.json").write_text(content)
     assert "meta.json" in refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.json'\n")
+
+
+def test_names_are_found_in_another_writing_and_pictures_without_a_name_are_told(cats):
+    (cats / "meta.json").write_text('{"A.PNG": {"caption": "A"}}')
+    found, notes = read(cats, HEAD + SUBSET.replace("'cats'", "\"\\u202acats\"") + "metadata_file = 'meta.json'\n")
+    assert [(f.path.name, f.caption) for f in found] == [("a.png", "A")]
+    assert [note for note in notes if "does not name them: b.png." in note]
+
+
+def test_captions_and_masks_are_found_in_another_writing_and_lost_ones_are_told(cats):
+    for name in ("cats/A.TXT", "cats/b.caption", "cats/c.txt", "cats/d.jxl", "masks/A.JPG", "masks/B.png"):
+        (cats / name).parent.mkdir(exist_ok=True)
+        (cats / name).write_text("x")
+    found, notes = read(cats, HEAD + SUBSET + "conditioning_data_dir = 'masks'\n")
+    assert [(f.caption_file.name, f.masks[0].name) for f in found] == [("A.TXT", "A.JPG"), ("b.caption", "B.png")]
+    told = "\n".join(notes)
+    assert "another file goes before: c.txt." in told and "their format cannot be read: d.jxl." in told

@@ -42,7 +42,16 @@ def test_the_fingerprint_follows_the_weights(folder):
     assert found[0] == found[1] and len(set(found)) == 4
 
 
+@pytest.mark.parametrize(("name", "written"), [("é.png", "E\u0301.PNG"), ("Photo 1.JPG", "photo 1.jpg")])
+def test_a_weight_is_found_however_the_name_is_written(folder, name, written):
+    (folder / "a.png").rename(folder / name)
+    (folder / "a.txt").rename((folder / name).with_suffix(".txt"))
+    (folder / "weights.json").write_text(json.dumps({written: 0.5}))
+    assert [i.weight for i in read(folder).items if i.path.name == name] == [0.5]
+
+
 @pytest.mark.parametrize(("content", "told"), [
+    (b'{"A.png": 1, "a.PNG": 2}', "names a.png twice. Take one of its names out"),
     (b"{a.png: 1}", "is not JSON in UTF-8 (Expecting property name"),
     (b"", "is not JSON in UTF-8"),
     ('{"caf\xe9.png": 1}'.encode("latin-1"), "is not JSON in UTF-8"),

@@ -1,0 +1,64 @@
+"""Pictures are found by what they are, and what is left out is told."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from livelora.trainer.data.pictures import listing
+from PIL import Image
+
+
+def encoded(format: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, format)
+    return file.getvalue()
+
+
+CONTENTS = {name: encoded(name) for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")}
+
+
+def names(folder):
+    pictures, said = listing.list_pictures(folder)
+    return [p.name for p in pictures], said
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.sampled_from([*CONTENTS]), st.text("aé1 _!", min_size=1, max_size=5).filter(str.strip),
+       st.sampled_from(["", ".jpe", ".apng", ".jpg_large", ".jpg!d", ".png.download", ".image", ".JPG", ".x"]))
+def test_a_picture_is_found_whatever_it_is_called(tmp_path, content, stem, suffix):
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    (folder / (stem + suffix)).write_bytes(CONTENTS[content])
+    assert names(folder) == ([stem + suffix], [])
+
+
+def test_formats_that_cannot_be_read_are_told_and_other_files_are_not(tmp_path):
+    for name, start in {"a.jxl": b"\xff\x0a", "b": b"\0\0\0\x0cJXL \r\n", "c.tga": b"\0\0", "d.nef": b"II*\0",
+                        "e.xyz": b"8BPS", "f": b"", "g.txt": b"\xff\xd8\xff", "h.mp4": b"\0\0\0 ftypisom",
+                        "BMW": b"BMW models are"}.items():
+        (tmp_path / name).write_bytes(start + bytes(20) * (name != "f"))
+    (tmp_path / "i.jxl").write_bytes(CONTENTS["PNG"])
+    os.mkfifo(tmp_path / "pipe")
+    assert names(tmp_path) == (["i.jxl"], [
+        f"5 pictures in '{tmp_path.name}' are left out, because their format cannot be read: a.jxl, b, c.tga, d.nef, "
+        "e.xyz. Save them as PNG, JPEG or WebP."])
+
+
+def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
+    for i in range(5):
+        (tmp_path / f"{i}.bin").touch()
+    (tmp_path / "z.png").write_bytes(CONTENTS["PNG"])
+    monkeypatch.setattr(listing, "MOST_OPENED", 2)
+    assert names(tmp_path) == (["z.png"], [
+        f"3 files in '{tmp_path.name}' are not looked at, because they are so many and their extensions are no "
+        "pictures': 2.bin, 3.bin, 4.bin."])
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        listing.list_pictures(tmp_path / "gone")

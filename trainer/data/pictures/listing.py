@@ -1,0 +1,78 @@
+"""Tells which files of a folder are pictures, by their extension or else by how they begin, and which are left out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ...disk.text import is_unicode
+from ..naming import sentences
+from .images import EXTENSIONS, HEIC_BRANDS
+
+OTHERS = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".md", ".bak", ".tmp",
+          ".npz", ".npy", ".pt", ".safetensors", ".zip", ".db", ".ini", ".log", ".py", ".html", ".mp4", ".mov"}
+"""The extensions of files that are no pictures. They are not opened."""
+UNREAD = {".jxl", ".jp2", ".j2k", ".tga", ".psd", ".xcf", ".exr", ".hdr", ".dds", ".qoi", ".ico", ".svg", ".heics",
+          ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".ppm", ".pgm"}
+"""The extensions of pictures in formats that are not read."""
+MOST_OPENED = 1000
+"""The most files of a folder that are opened because their extension does not say what they are."""
+START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*|.{4}ftyp(avif|%s)"
+                   % b"|".join(HEIC_BRANDS), re.DOTALL)
+"""How a picture begins in the formats that are read, by their specifications."""
+FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif")
+"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI."""
+
+
+def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
+    """Returns the picture files of a folder, mask pictures too, by name, and sentences about those that are left out.
+
+    Raises ValueError if the folder cannot be read."""
+    seen, hidden, unsure = [], [], []
+    for entry in entries(place):
+        name, kind = entry.name, os.path.splitext(entry.name)[1].lower()
+        if kind in EXTENSIONS:
+            (hidden if name.startswith(".") else seen).append(name)
+        elif kind not in OTHERS and not name.startswith(".") and not entry.is_dir(follow_symlinks=False):
+            unsure.append(name)
+    found = {name: _is_picture(place / name) for name in unsure[:MOST_OPENED]}
+    seen = sorted([*seen, *(name for name, readable in found.items() if readable)])
+    odd = [name for name in seen if not is_unicode(name)]
+    broken = [name for name in seen if os.path.islink(place / name) and not os.path.exists(place / name)]
+    left_out = f"pictures in '{place.name}' are left out, because"
+    said = sentences(
+        ([name for name in hidden if re.match(r"\.[^_]", name)],  # ._cat.png is no picture: macOS adds it
+         f"{left_out} their names begin with a dot", ""),
+        (odd, f"{left_out} their names are not UTF-8", " Rename them."),
+        (broken, f"{left_out} they are links that lead nowhere", ""),
+        ([name for name, readable in found.items() if readable is False],
+         f"{left_out} their format cannot be read", " Save them as PNG, JPEG or WebP."),
+        (unsure[MOST_OPENED:], f"files in '{place.name}' are not looked at, because they are so many and their "
+         "extensions are no pictures'", ""))
+    return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
+
+
+def entries(place: Path) -> list[os.DirEntry[str]]:
+    """Returns what lies in a folder, by name. Raises ValueError if the folder cannot be read."""
+    try:
+        os.stat(os.path.join(place, "."))  # a folder may list its files but not let them be opened
+        with os.scandir(place) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as err:
+        raise ValueError(f"The folder '{place}' cannot be read ({err.strerror}). Look at its permissions.") from err
+
+
+def _is_picture(path: Path) -> bool | None:
+    """Returns whether a file is a picture that can be read, or None if it is no picture or cannot be opened."""
+    if not os.path.isfile(path):  # a pipe is no file either, and opening it would wait for ever
+        return None
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        start = b""
+    foreign = path.suffix.lower() in UNREAD
+    if START.match(start) and not (foreign and start[:2] in (b"II", b"MM")):  # the raw files of cameras look like TIFF
+        return True
+    return False if foreign or FOREIGN_START.match(start) else None
