@@ -168,7 +168,7 @@ def _check_shapes(name: str, layer: Layer, kind: Kind) -> None:
                          "without extras.")
     for suffix in sorted(matrices):
         if layer[suffix].ndim != kind.dimensions:
-            raise ValueError(f"{name}.{suffix} has {layer[suffix].ndim} dimensions, and that of a {kind.stored_as} has "
+            raise ValueError(f"{name}.{suffix} has {layer[suffix].ndim} dimensions, where {kind.stored_as} has "
                              f"{kind.dimensions}. Choose another file.")
     for one, other in kind.products:
         if one in layer and layer[one].shape[0] != layer[other].shape[1]:

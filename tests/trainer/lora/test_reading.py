@@ -48,7 +48,7 @@ def test_an_empty_tensor_is_refused_by_its_name(key):
     (f"{QKV}.lora_down.weight", torch.ones(2, 8, dtype=torch.complex64), "is stored as complex64"),
     (f"{QKV}.lora_down.weight", torch.ones(2, 4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
      "is stored as float4_e2m1fn_x2.*Get the file in fp16"),
-    (f"{PROJ}.oft_blocks", torch.ones(2, 2, 4, 4), "has 4 dimensions, and that of a OFT has 3"),  # BOFT
+    (f"{PROJ}.oft_blocks", torch.ones(2, 2, 4, 4), "has 4 dimensions, where OFT has 3"),  # BOFT
     (f"{PROJ}.diff", torch.ones(8, 8), "it is the whole change of a matrix"),
     ("transformer.transformer_blocks.0.attn.to_q.lokr_w1", torch.ones(2, 2), "it is for a part of double_blocks.0"),
     ("transformer.transformer_blocks.0.attn.norm_q.lora_A.weight", torch.ones(2, 2), "is a norm, of which only"),
