@@ -42,7 +42,8 @@ def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
         yield from _named(source)
     elif source.suffix.lower() != ".zip":
         with contextlib.suppress(ValueError):
-            yield from {entry.path.parent for entry in choose.find_any(source, scratch)[0]}
+            found = choose.find_any(source, scratch)[0]
+            yield from {path.parent for entry in found for path in (entry.path, *entry.masks)}
 
 
 def _named(path: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_a_configuration_is_read_from_the_folders_that_it_names(tmp_path, listed
     assert fingerprint(toml, tmp_path) == known and str(tmp_path / "dogs") not in listed
     put(tmp_path, "cats/b.txt")
     assert fingerprint(toml, tmp_path) != known
+
+
+def test_masks_in_a_folder_that_a_configuration_names(tmp_path):
+    put(tmp_path, "cats/a.png")
+    put(tmp_path, "shapes/a.png")
+    (tmp_path / "set.json").write_text(json.dumps({"config": {"datasets": [
+        {"folder_path": str(tmp_path / "cats"), "mask_path": str(tmp_path / "shapes")}]}}))
+    known = fingerprint(tmp_path / "set.json", tmp_path)
+    put(tmp_path, "shapes/a.png", "more")
+    assert fingerprint(tmp_path / "set.json", tmp_path) != known
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.zip", "n" * 300, "a\0b", "\ud800"])
