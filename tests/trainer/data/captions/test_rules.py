@@ -69,8 +69,7 @@ def test_the_same_draw_gives_the_same_captions(rules):
     assert of(text, 8, 1, **rules) != of(text, 8, 2, **rules)
 
 
-@pytest.mark.parametrize("text", ["", "a", "  \n ", "{", "}{|}", "{{", "|||", ",,,",
-                                  pytest.param("{a" * 100_000, id="braces that nothing closes")])
+@pytest.mark.parametrize("text", ["", "a", "  \n ", "{", "}{|}", "{{", "|||", ",,,"])
 def test_captions_with_nothing_to_choose_end(text):
     found = of(text, enable_wildcard=True, shuffle_caption=True, keep_tokens_separator="|||")
     assert len({*found}) == len(found) <= 2

@@ -116,15 +116,15 @@ def test_pairs_are_those_that_python_counts():
 
 
 def test_comparing_folders_and_pictures_takes_no_time_that_grows_with_the_square(monkeypatch):
-    """4,000 pictures that look alike, each in a folder of its own: each folder is looked at once, and each hash is
+    """2,000 pictures, half of which look alike, each in a folder of its own: each folder is looked at once, and each hash is
     compared with few others."""
     compared, looked_at, really, parent = [], [], pictures._near_of, Path.parent.fget
     monkeypatch.setattr(pictures, "_near_of", lambda table: compared.append(len(table)**2) or really(table))
     monkeypatch.setattr(Path, "parent", property(lambda path: looked_at.append(path) or parent(path)))
-    hashes = [draw.getrandbits(64) for _ in range(2000)] + [0xF0F0F0F0F0F0F0F0] * 2000
+    hashes = [draw.getrandbits(64) for _ in range(1000)] + [0xF0F0F0F0F0F0F0F0] * 1000
     items = [item(f"{i}/a.png", perceptual_hash=h, num_repeats=5 if i else 50) for i, h in enumerate(hashes)]
     found = findings(dataset(items=tuple(items)))
-    assert len(found["similar"].files) == 2000 and len(found["unbalanced"].files) == 4000
+    assert len(found["similar"].files) == 1000 and len(found["unbalanced"].files) == 2000
     assert sum(compared) < 100 * len(hashes) and len(looked_at) < 10 * len(hashes)
 
 
