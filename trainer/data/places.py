@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .captions import table
+from .naming import Names
 from .pictures import masks
 from .sources import choose
 from .sources.table import NAMES
@@ -35,8 +36,10 @@ def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
     names."""
     if os.path.isdir(source):
         with contextlib.suppress(OSError):
-            read = [source, *(source / name for name in os.listdir(source) if _has_repeats(name))]
-            for path in (place / name for place in read for name in NAMES):
+            listed = {source: os.listdir(source)}
+            for place in (source / name for name in listed[source] if _has_repeats(name)):
+                listed[place] = os.listdir(place) if os.path.isdir(place) else []
+            for path in (place / name for place, names in listed.items() for name in names if name.lower() in NAMES):
                 yield from _named(path) if os.path.isfile(path) else ()
     elif source.suffix.lower() in table.SUFFIXES:
         yield from _named(source)
@@ -50,7 +53,16 @@ def _named(path: Path) -> Iterator[Path]:
     """Yields the folders of the files that a table names."""
     with contextlib.suppress(ValueError):
         folders = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
-        yield from (place for place in (path.parent / folder for folder in folders) if os.path.isdir(place))
+        yield from (place for folder in folders for place in _alike(path.parent, folder))
+
+
+def _alike(folder: Path, name: str) -> list[Path]:
+    """Returns what lies below a folder by a name, in any writing of it."""
+    found = [folder]
+    for part in Path(name).parts:
+        found = [place / other for place in found if os.path.isdir(place)
+                 for other in Names(os.listdir(place)).alike(part)]
+    return found
 
 
 def _lines(place: str, *reads: Reads) -> Iterator[str]:

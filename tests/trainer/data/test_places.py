@@ -14,8 +14,9 @@ from livelora.trainer.data.captions import files as captions
 from livelora.trainer.data.places import fingerprint
 from livelora.trainer.data.sources.choose import find_any
 
-FOLDERS = ("", "10_cats", "0_off", "mask", "10_cats/masks", "other", "other/10_cats", "10_cats/10_more", "named/deep")
-FILES = ("a.png", "a.txt", "b.jpg", "a_mask.png", "weights.json", "metadata.csv", "notes.md")
+FOLDERS = ("", "10_cats", "0_off", "mask", "10_cats/masks", "other", "other/10_cats", "10_cats/10_more", "named/deep",
+           "Named/deep")
+FILES = ("a.png", "a.txt", "b.jpg", "a_mask.png", "weights.json", "metadata.csv", "Metadata.CSV", "notes.md")
 FILE = st.tuples(st.sampled_from(FOLDERS), st.sampled_from(FILES)).map("/".join).map(lambda name: name.lstrip("/"))
 CONTENT = {"weights.json": "{}", "metadata.csv": "file_name,text\na.png,one\nnamed/deep/a.png,two\n"}
 
@@ -23,7 +24,7 @@ CONTENT = {"weights.json": "{}", "metadata.csv": "file_name,text\na.png,one\nnam
 def put(folder: Path, name: str, more: str = "") -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(CONTENT.get(path.name, "x") + more)
+    path.write_text(CONTENT.get(path.name.lower(), "x") + more)
 
 
 def read(source: Path) -> object:
@@ -32,8 +33,8 @@ def read(source: Path) -> object:
         found, said = find_any(source, source)
     except ValueError as err:
         return str(err)
-    return said, [(f, captions.read(f.path, f.caption_extension), f.path.read_text(), [m.read_text() for m in f.masks])
-                  for f in found]
+    return said, [(f, f.caption_file and captions.read(f.caption_file), f.path.read_text(),
+                   [m.read_text() for m in f.masks]) for f in found]
 
 
 @given(st.lists(FILE, max_size=8), FILE, st.booleans())
@@ -67,7 +68,7 @@ def test_other_folders_are_not_looked_into_however_many_there_are(tmp_path, list
     for name in ("a.png", "10_cats/b.png", "10_cats/mask/b.png", "other/c.png", "other/10_cats/c.png"):
         put(tmp_path, name)
     known = fingerprint(tmp_path, tmp_path)
-    assert {*listed} == {str(tmp_path / name) for name in ("", "10_cats", "10_cats/mask")} and len(listed) <= 4
+    assert {*listed} == {str(tmp_path / name) for name in ("", "10_cats", "10_cats/mask")} and len(listed) <= 6
     put(tmp_path, "other/new.png")
     put(tmp_path, "other/10_cats/new.png")
     assert fingerprint(tmp_path, tmp_path) == known

@@ -116,8 +116,8 @@ def test_pairs_are_those_that_python_counts():
 
 
 def test_comparing_folders_and_pictures_takes_no_time_that_grows_with_the_square(monkeypatch):
-    """2,000 pictures, half of which look alike, each in a folder of its own: each folder is looked at once, and each hash is
-    compared with few others."""
+    """2,000 pictures, half of which look alike, each in a folder of its own: each folder is looked at once, and each
+    hash is compared with few others."""
     compared, looked_at, really, parent = [], [], pictures._near_of, Path.parent.fget
     monkeypatch.setattr(pictures, "_near_of", lambda table: compared.append(len(table)**2) or really(table))
     monkeypatch.setattr(Path, "parent", property(lambda path: looked_at.append(path) or parent(path)))
