@@ -53,15 +53,20 @@ def _named(path: Path) -> Iterator[Path]:
     """Yields the folders of the files that a table names."""
     with contextlib.suppress(ValueError):
         folders = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
-        yield from (place for folder in folders for place in _alike(path.parent, folder))
+        listed: dict[Path, Names] = {}
+        yield from (place for folder in folders for place in _alike(path.parent, folder, listed))
 
 
-def _alike(folder: Path, name: str) -> list[Path]:
-    """Returns what lies below a folder by a name, in any writing of it."""
+def _alike(folder: Path, name: str, listed: dict[Path, Names]) -> list[Path]:
+    """Returns the folders below a folder that have a name, in any writing of it. `listed` holds those that were listed
+    before."""
     found = [folder]
     for part in Path(name).parts:
-        found = [place / other for place in found if os.path.isdir(place)
-                 for other in Names(os.listdir(place)).alike(part)]
+        for place in found:
+            if place not in listed:
+                listed[place] = Names(os.listdir(place))
+        there = [place / other for place in found for other in listed[place].alike(part)]
+        found = [place for place in there if os.path.isdir(place)]
     return found
 
 
