@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import folder_paths
@@ -27,13 +26,6 @@ def test_a_path_may_be_in_quotation_marks(tmp_path, form):
     assert paths.dataset_folder(form.format(tmp_path)) == tmp_path
     assert paths.table_path(form.format(tmp_path / "a.csv")) == tmp_path / "a.csv"
     assert paths.absolute_path(form.format(tmp_path), "folder", "a model's folder") == tmp_path
-
-
-@pytest.mark.skipif(os.name == "nt", reason="its disks take halves of characters")
-def test_half_a_character_is_refused(tmp_path):
-    for ask in (paths.dataset_folder, paths.table_path, lambda text: paths.absolute_path(text, "folder", "a folder")):
-        with pytest.raises(ValueError, match="The path has half of a character in it"):
-            ask(f"{tmp_path}/\ud83d.csv")
 
 
 def test_a_dot_is_comfyuis_input_folder():
