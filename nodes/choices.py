@@ -62,9 +62,9 @@ def _problems(inputs: Iterable[io.Input], given: Mapping[str, Any]) -> Iterator[
     for entry in inputs:
         value = given.get(entry.id)
         if isinstance(entry, io.DynamicCombo.Input) and (entry.id in given or not entry.optional):
-            inside = value if isinstance(value, Mapping) else {entry.id: value}
-            option = next((option for option in entry.options if option.key == inside.get(entry.id)), None)
-            yield from _problems(option.inputs, inside) if option else [_sentence(entry, inside.get(entry.id))]
+            inside = value if isinstance(value, Mapping) and entry.id in value else {entry.id: value}
+            option = next((option for option in entry.options if option.key == inside[entry.id]), None)
+            yield from _problems(option.inputs, inside) if option else [_sentence(entry, inside[entry.id])]
         elif isinstance(entry, io.Combo.Input) and entry.id in given and entry.id not in CHECKED_ELSEWHERE:
             if not (isinstance(value, str) and value in (entry.options or ())):
                 yield _sentence(entry, value)
