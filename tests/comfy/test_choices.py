@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def run(node: type[io.ComfyNode], inputs: dict[str, Any]) -> None:
     ComfyUI has checked those that are written before."""
     prompt = DynamicPrompt({"7": {"class_type": node.define_schema().node_id, "inputs": inputs}})
     values, _, dynamic = execution.get_input_data(inputs, node, "7", None, prompt)
-    asyncio.run(execution._async_map_node_over_list("prompt", "7", node, values, node.FUNCTION, v3_data=dynamic))
+    running = execution._async_map_node_over_list("prompt", "7", node, values, node.FUNCTION, v3_data=dynamic)
+    with ThreadPoolExecutor(1) as other:  # in this thread, Playwright's loop runs if browser tests came before
+        other.submit(asyncio.run, running).result()
 
 
 def test_each_kind_of_choice_is_among_them():
