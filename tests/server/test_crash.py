@@ -7,7 +7,7 @@ import time
 
 import pytest
 from client import job_folder, newest_job
-from comfyui import Failed, Server
+from comfyui import Refused, Server
 from graphs import training, with_preview, with_save
 from raw import act, ask
 from trouble import dawdling, troubled_server
@@ -135,7 +135,7 @@ def test_a_second_comfyui_on_the_same_user_folder_leaves_the_jobs_alone(own_serv
     with Server(tmp_path / "second", "--user-directory", str(own_server.base / "user")) as second:
         answer = ask(second, "GET", "/livelora/jobs")
         assert answer.status == 409 and answer.error.startswith("Another ComfyUI that runs now has the jobs")
-        with pytest.raises(Failed, match="Another ComfyUI that runs now has the jobs"):
+        with pytest.raises(Refused, match="Another ComfyUI that runs now has the jobs"):
             second.run(training(seed=56, steps=2))
         facts = own_server.get(f"/livelora/jobs/{job}")
         assert facts["state"] == "training" and not facts["warnings"]
