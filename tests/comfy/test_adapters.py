@@ -61,6 +61,14 @@ def scatter(view, std=0.05) -> None:
                 param.mul_(1 + noise) if "magnitude" in name else param.add_(noise)
 
 
+def as_trained(host, kind: str) -> nn.Module:
+    """A view with an adapter that is no longer as it began."""
+    view, config = host.view(torch.float32), recipe(kind)
+    inject(view, config, layout(view, config, FLUX1))
+    scatter(view)
+    return view
+
+
 def as_nf4(host) -> dict[str, torch.Tensor]:
     """Puts bitsandbytes' NF4 layers into the blocks of a host's live model, as node packs for quantized models do, and
     gives the weights that those layers stand for."""
@@ -107,9 +115,7 @@ def test_a_draw_of_nought_leaves_no_layer_out(bases, kind, monkeypatch):
     """PEFT draws for these in every forward, though nothing is to be dropped."""
     host, _ = bases("linear")
     latents, _, sigmas, texts = batch(host, 1)
-    view, config = host.view(torch.float32), recipe(kind)
-    inject(view, config, layout(view, config, FLUX1))
-    scatter(view)
+    view = as_trained(host, kind)
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
         monkeypatch.setattr(torch, "rand", torch.zeros)
@@ -142,13 +148,11 @@ def test_a_new_adapter_changes_nothing(bases, kind, dtype, base):
 def test_comfyuis_loader_gives_what_the_view_gives(bases, kind, base):
     host, plain = bases(base)
     latents, _, sigmas, texts = batch(host, 1)
-    view, config = host.view(torch.float32), recipe(kind)
-    inject(view, config, layout(view, config, FLUX1))
-    scatter(view)
+    view = as_trained(host, kind)
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
     before = live_output(plain, latents, sigmas, texts[0])
-    actual = live_output(with_lora(plain, to_lora(view, config.adapter)), latents, sigmas, texts[0])
+    actual = live_output(with_lora(plain, to_lora(view, recipe(kind).adapter)), latents, sigmas, texts[0])
     assert (actual - expected).abs().max() < 1e-4
     assert (before - expected).abs().max() > 0.01
 
@@ -274,10 +278,7 @@ def test_rank_dropout_keeps_the_mean_and_drops_for_each_image_anew():
 def test_an_adapter_goes_on_from_its_file(host, kind):
     host.load(0)
     latents, _, sigmas, texts = batch(host, 1)
-    config = recipe(kind)
-    view = host.view(torch.float32)
-    inject(view, config, layout(view, config, FLUX1))
-    scatter(view)
+    config, view = recipe(kind), as_trained(host, kind)
     lora = to_lora(view, config.adapter)
     assert adapter_kind(lora) == ("LoRA" if config.adapter == "rsLoRA" else config.adapter)
     again = host.view(torch.float32)

@@ -22,8 +22,8 @@ Reads = Callable[[str], bool]
 def fingerprint(source: Path, scratch: Path) -> str:
     """Returns a text that changes when a file appears, changes or goes in a place that a dataset is read from.
 
-    Each such folder is listed once, and each of its files is asked once for its size and times. Other folders are not
-    looked into, however many files lie there. `scratch` is as in `choose.find_any`."""
+    Each such folder is listed a few times at most, and each of its files is asked once for its size and times. Other
+    folders are not looked into, however many files lie there. `scratch` is as in `choose.find_any`."""
     digest = hashlib.sha256()
     for place in sorted({source, *_elsewhere(source, scratch)}):
         for line in _lines(str(place), _has_repeats, _has_masks):
@@ -51,10 +51,11 @@ def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
 
 def _named(path: Path) -> Iterator[Path]:
     """Yields the folders of the files that a table names."""
-    with contextlib.suppress(ValueError):
-        folders = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
+    with contextlib.suppress(ValueError, OSError):
+        named = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
+        below = {os.path.relpath(path.parent / folder, path.parent) for folder in named}
         listed: dict[Path, Names] = {}
-        yield from (place for folder in folders for place in _alike(path.parent, folder, listed))
+        yield from (place for folder in below for place in _alike(path.parent, folder, listed))
 
 
 def _alike(folder: Path, name: str, listed: dict[Path, Names]) -> list[Path]:
