@@ -13,9 +13,17 @@ def is_unicode(text: str) -> bool:
     return not SURROGATES.search(text)
 
 
+def text_problem(what: str, text: str) -> str:
+    """Returns a sentence if a text cannot be written to a file, else nothing. `what` says what the text is."""
+    found = SURROGATES.search(text)
+    if not found:
+        return ""
+    around = text[max(0, found.start() - 20):found.end() + 20]
+    return (f"{what} has half of a character in it, which no file can hold: {around!r}. Delete it, and type the "
+            "character again.")
+
+
 def check_text(what: str, text: str) -> None:
-    """Raises ValueError if a text cannot be written to a file. `what` says what the text is."""
-    if found := SURROGATES.search(text):
-        around = text[max(0, found.start() - 20):found.end() + 20]
-        raise ValueError(f"{what} has half of a character in it, which no file can hold: {around!r}. Delete it, and "
-                         "type the character again.")
+    """Raises ValueError with the sentence of `text_problem` if there is one."""
+    if problem := text_problem(what, text):
+        raise ValueError(problem)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..disk.files import write_tensors
+from ..disk.text import check_text
 from ..model.family import Family
 from .formats import Families, Format, write
 from .layers import STORED
@@ -58,9 +59,7 @@ def check_name(name: str) -> None:
     if ".." in name or re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.startswith("."):
         raise ValueError(f"The LoRA's name must be a plain file name, without folders, '..' or any of :*?\"<>|, got "
                          f"{name!r}. It is saved in ComfyUI's models/loras folder.")
-    if halves := re.findall(r"[\ud800-\udfff]", name):
-        raise ValueError(f"The LoRA's name has half a character in it ({halves[0]!a}), which no file name can have. "
-                         f"Write it anew, for example {name.encode('utf-8', 'ignore').decode().strip() or 'my_lora'}")
+    check_text("The LoRA's name", name)
     if (size := len(name.encode())) > LONGEST:
         raise ValueError(f"The LoRA's name '{name[:20]}…' is too long for a disk: {len(name)} letters are {size} "
                          f"bytes, and at most {LONGEST} fit. Write a shorter one.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, get_args
 
-from ..disk.text import is_unicode
+from ..disk.text import text_problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +34,8 @@ class About:
             return f"{name} must be one of {', '.join(self.choices)}, got {value!r}."
         if isinstance(value, (int, float)) and not self.low <= value <= self.high:
             return f"{name} must be {self.range}, got {value}."
-        if isinstance(value, str) and not is_unicode(value):
-            return f"{name} has half of a character in it: {value!r}. Delete it, and type the character again."
+        if isinstance(value, str) and (problem := text_problem(name, value)):
+            return problem
         return ""
 
     @property

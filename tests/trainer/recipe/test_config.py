@@ -135,8 +135,9 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"init": "PiSSA", "rank_dropout": 0.2}, "got dropout 0.0 and rank_dropout 0.2."),
     ({"stratified_timesteps": True},
      "stratified_timesteps needs more than one image in a step, got batch_size 1 and gradient_accumulation_steps 1."),
-    *(({name: "a\ud83d", **more}, f"{name} has half of a character in it: 'a\\ud83d'. Delete it") for name, more in (
-        ("preservation_class", {"preservation_weight": 1.0}), ("target_regex", {}))),
+    *(({name: "a\ud83d", **more},
+       f"{name} has half of a character in it, which no file can hold: 'a\\ud83d'. Delete it") for name, more in (
+           ("preservation_class", {"preservation_weight": 1.0}), ("target_regex", {}))),
     ({"preservation_class": "cat"}, "preservation_class ('cat') has no effect: preservation_weight is 0. Set it to 1"),
 ]
 
