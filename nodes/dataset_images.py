@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..trainer.comfy.families import FAMILIES, USUAL, names
 from ..trainer.comfy.progress import show_progress
@@ -63,7 +64,7 @@ class DatasetFromImages(io.ComfyNode):
         word = trigger_word[0].strip()
         parts: dict[str, Any] = {"images": [image for batch in images for image in batch],
                                  "masks": [mask for batch in masks for mask in batch],
-                                 "latents": [part for batch in latents for part in batch["samples"]],
+                                 "latents": [part for batch in latents for part in _samples(batch)],
                                  "texts": [text for batch in conditioning for entry in batch for text in _texts(entry)]}
         count = len(parts["images"] or parts["latents"])
         given = Given(**parts, captions=_captions(captions, count))
@@ -75,6 +76,14 @@ class DatasetFromImages(io.ComfyNode):
         found = dataset(given, root, word, read)
         trim(root, "*")
         return shown(cls, found, clip[0])
+
+
+def _samples(latents: dict[str, Any]) -> Tensor:
+    """Returns the latents of a batch. Raises ValueError if they have a mask, which training would leave out."""
+    if latents.get("noise_mask") is not None:
+        raise ValueError("The latents hold a noise_mask as well, which training would leave out. Wire in images and "
+                         "masks in place of the latents, or latents without a mask.")
+    return latents["samples"]
 
 
 def _captions(captions: list[str], count: int) -> list[str]:

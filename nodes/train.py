@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..trainer.comfy.families import FAMILIES, USUAL, names
 from ..trainer.comfy.host import ComfyHost, with_lora
@@ -111,7 +112,7 @@ class Train(io.ComfyNode):
         config = TrainConfig(seed=seed, **everyday, **rare)
         check_all(packages_for(config))
         pictures, preview_node = preview or (None, None)
-        start = None if start_from == "none" else read(load(lora_path(start_from)), FAMILIES)
+        start = None if start_from == "none" else _start(start_from)
         task = Task.of(ComfyHost(model, clip, vae), config, dataset, validation=validation, preview=pictures,
                        regularization=regularization, start=start, cache=Cache(EVERYBODY.scratch() / "encoded"))
         if result == "best" and not task.validation:
@@ -141,6 +142,15 @@ class Train(io.ComfyNode):
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         return io.NodeOutput(with_lora(model, lora), lora, losses, job.id, ui=shown)
+
+
+def _start(name: str) -> dict[str, Tensor]:
+    """Returns a LoRA file with our names. Raises ValueError, with the file's name, if it is not one."""
+    file = load(lora_path(name))
+    try:
+        return read(file, FAMILIES)
+    except ValueError as err:
+        raise ValueError(f"'{name}' cannot be started from. {err}") from err
 
 
 def _failed(job: Job) -> str:

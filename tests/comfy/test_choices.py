@@ -94,3 +94,9 @@ def test_conditioning_with_more_than_text_is_refused():
     with pytest.raises(ValueError, match="holds mask, reference_latents as well, which training would leave out"):
         DatasetFromImages.execute([64], ["ohwx"], ["refuse"], images=[torch.zeros(1, 64, 64, 3)],
                                   conditioning=[[[torch.zeros(1, 4, 8), text]]])
+
+
+def test_latents_with_a_mask_are_refused():
+    latents = {"samples": torch.zeros(1, 16, 8, 8), "noise_mask": torch.ones(1, 1, 64, 64)}
+    with pytest.raises(ValueError, match="hold a noise_mask as well, which training would leave out"):
+        DatasetFromImages.execute([64], ["ohwx"], ["refuse"], latents=[latents], captions=["a cat"])

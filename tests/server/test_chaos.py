@@ -168,12 +168,16 @@ class Chaos:
 
     def truncate(self) -> None:
         """A file of the newest state, which is then read again, sooner or later."""
-        going = [job_folder(self.server, f["job"]) for f in self.facts() if f["state"] != "done"]
-        found = [max((folder / "state").glob("step_*"), default=None) for folder in going]
-        if newest := list(filter(None, found)):
-            path = self.draw.choice(sorted(p for p in self.draw.choice(newest).iterdir() if p.stat().st_size > 100))
+        going = {f["job"]: job_folder(self.server, f["job"]) for f in self.facts() if f["state"] != "done"}
+        found = {job: max((folder / "state").glob("step_*"), default=None) for job, folder in going.items()}
+        if newest := {job: folder for job, folder in found.items() if folder}:
+            job = self.draw.choice([*newest])
+            path = self.draw.choice(sorted(p for p in newest[job].iterdir() if p.stat().st_size > 100))
             print(f"  {path.relative_to(self.server.base)}")
-            os.truncate(path, path.stat().st_size // 2)
+            content = path.read_bytes()
+            os.truncate(path, len(content) // 2)
+            if self.server.get(f"/livelora/jobs/{job}")["state"] == "done":
+                path.write_bytes(content)  # it came to its end just before, so nobody reads it again
         if self.draw.random() < 0.5:
             self.kill()
         else:

@@ -15,6 +15,7 @@ from .captions.rules import CaptionRules
 from .naming import name_some
 from .pictures import images, masks
 from .pictures.augment import Augment, View, views
+from .pictures.index import Question
 from .pictures.pixels import to_tensor
 
 
@@ -58,28 +59,32 @@ class Item:
         """Returns its caption, or an empty text where the trigger word stands in."""
         return self.caption if self.has_caption else ""
 
-    def masked(self, pictures: Sequence[Path], transparent: bool | None = None) -> Item:
-        """Returns the item with the first of `pictures` as its mask, or else with its alpha channel as its mask. It is
-        unchanged if it has neither.
+    def with_mask(self, pictures: Sequence[Path], transparent: bool) -> Item:
+        """Returns the item with the first of `pictures` as its mask, or else with its alpha channel if any pixel is
+        `transparent`. It is unchanged if it has neither. The mask is not looked at."""
+        mask = pictures[0] if pictures else self.path if transparent else None
+        return replace(self, mask=mask) if mask else self
 
-        `transparent`: whether any pixel is transparent, if that is known. Raises ValueError if the mask cannot be read,
-        differs from its image in size, or leaves out all that is trained."""
-        if not pictures and transparent is None:
-            transparent = images.examine(self.path).transparent
-        if not pictures and not transparent:
-            return self
-        mask = pictures[0] if pictures else self.path
-        data = images.read(mask)
-        grey = masks.grey(mask, data, alpha=mask == self.path)
+    def ask_mask(self) -> Question[masks.Facts]:
+        """Returns the question whether its mask can be used."""
+        about = repr((self.mask == self.path, self.size, self.bucket, self.augment, self.digest))
+        return Question(self.mask or self.path, self._examine_mask, hashlib.sha256(about.encode()).hexdigest()[:16])
+
+    def _examine_mask(self) -> masks.Facts:
+        """Returns what is known of its mask. Raises ValueError if the mask cannot be read, differs from its image in
+        size, or leaves out all that is trained."""
+        assert self.mask
+        data = images.read(self.mask)
+        grey = masks.grey(self.mask, data, alpha=self.mask == self.path)
         if grey.size != self.size:
-            raise ValueError(f"{mask.name} is {grey.size[0]}×{grey.size[1]} pixels and its image {self.path.name} "
+            raise ValueError(f"{self.mask.name} is {grey.size[0]}×{grey.size[1]} pixels and its image {self.path.name} "
                              f"{self.size[0]}×{self.size[1]}. Save the mask at the size of its image.")
         if not any(masks.cut(grey, self.bucket, view).getbbox() for view in views(self.augment, self.digest)):
-            left_out, counts = ("transparent", "opaque") if mask == self.path else ("black", "white")
-            raise ValueError(f"{mask.name} is {left_out} in the whole part of {self.path.name} that is trained "
+            left_out, counts = ("transparent", "opaque") if self.mask == self.path else ("black", "white")
+            raise ValueError(f"{self.mask.name} is {left_out} in the whole part of {self.path.name} that is trained "
                              f"({self.bucket[0]}×{self.bucket[1]} around the centre), so nothing counts. Make some of "
                              f"it {counts}.")
-        return replace(self, mask=mask, mask_digest=hashlib.sha256(data).hexdigest())
+        return masks.Facts(hashlib.sha256(data).hexdigest())
 
     def load_mask(self, view: View = View()) -> Tensor:  # noqa: B008 - it is immutable
         """Returns its mask (h, w) in 0…1, cut exactly as `images.load` cuts the image. It must have a mask."""

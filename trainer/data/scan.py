@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +12,12 @@ from ..disk.text import check_text
 from .captions import files as captions
 from .item import Dataset, Item
 from .naming import NAMED, name_some
+from .pictures import images
 from .pictures.augment import Augment
 from .pictures.buckets import for_resolution
 from .pictures.images import Facts
-from .pictures.index import Index
+from .pictures.index import Index, Question
+from .pictures.masks import Facts as MaskFacts
 from .pictures.masks import Masks
 from .sources.choose import find_any
 from .sources.found import Found
@@ -51,19 +54,21 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
     """Finds and checks every image of a folder, an archive or another trainer's dataset configuration.
 
     `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` is called
-    with the number of pictures that are checked and the number of all. Raises ValueError that names the files and says
-    what to do: if nothing is there, there are no images, captions are missing, or an image, a caption, a mask or a
-    weight cannot be used."""
+    with the number of pictures that are checked and the number of all, and then so for masks. Raises ValueError that
+    names the files and says what to do: if nothing is there, there are no images, captions are missing, or an image, a
+    caption, a mask or a weight cannot be used."""
     check_text("trigger_word", trigger_word)
     found, passed_over = find_any(source, scratch)
     unique = list(dict.fromkeys(entry.path for entry in found))
-    known = dict(zip(unique, Index(scratch / "scans").examine(unique, tell), strict=True))
+    asked = [Question(path, partial(images.examine, path)) for path in unique]
+    known = dict(zip(unique, Index(scratch / "scans", Facts).examine(asked, tell), strict=True))
+    read = [_items(entry, known[entry.path], cut, trigger_word, masks) for entry in found]
     items, bad = [], []
-    for entry in found:
-        try:
-            items += _items(entry, known[entry.path], cut, trigger_word, masks)
-        except ValueError as err:
-            bad.append(str(err))
+    for entry in _with_masks(read, scratch, tell):
+        if isinstance(entry, ValueError):
+            bad.append(str(entry))
+        else:
+            items += entry
     bad = list(dict.fromkeys(bad))  # an image may be in several subsets
     made = source.is_relative_to(scratch)  # by LoRA Dataset from Images
     where = "from other nodes" if made else f"in '{source}'"
@@ -86,9 +91,17 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
     return Dataset(source, own[0] if own else cut.resolution, trigger_word, tuple(items), (*bad, *passed_over))
 
 
-def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str, masks: Masks) -> list[Item]:
-    """Returns the items of an image, one for each different size that it is trained at. Raises ValueError if it is
-    unusable."""
+def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str,
+           masks: Masks) -> list[Item] | ValueError:
+    """Returns the items of an image, one for each different size that it is trained at, or why it is unusable. Their
+    masks are not looked at."""
+    try:
+        return _items_of(found, facts, cut, trigger_word, masks)
+    except ValueError as err:
+        return err
+
+
+def _items_of(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str, masks: Masks) -> list[Item]:
     if isinstance(facts, ValueError):
         raise facts
     if found.num_repeats > MOST_REPEATS:
@@ -104,8 +117,23 @@ def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str,
                     has_caption=bool(caption), weight=found.weight, rules=found.rules,
                     augment=found.augment or cut.augment, regularization=found.regularization,
                     perceptual_hash=facts.perceptual_hash, sharpness=facts.sharpness)
-        items.append(item.masked(found.masks, facts.transparent) if masked else item)
+        items.append(item.with_mask(found.masks, facts.transparent) if masked else item)
     return items
+
+
+def _with_masks(read: Sequence[list[Item] | ValueError], scratch: Path,
+                tell: Callable[[int, int], None]) -> Iterator[list[Item] | ValueError]:
+    """Yields the items of each image with what is known of their masks, or why the image is unusable."""
+    asked = [item.ask_mask() for items in read if not isinstance(items, ValueError) for item in items if item.mask]
+    known = iter(Index(scratch / "scans" / "masks", MaskFacts).examine(asked, tell) if asked else ())
+    for items in read:
+        if isinstance(items, ValueError):
+            yield items
+            continue
+        facts = [next(known) if item.mask else MaskFacts("") for item in items]
+        yield next((fact for fact in facts if isinstance(fact, ValueError)), None) or [
+            replace(item, mask_digest=fact.digest) for item, fact in zip(items, facts, strict=True)
+            if isinstance(fact, MaskFacts)]
 
 
 def _how_to_caption(found: Found) -> str:

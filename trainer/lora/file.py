@@ -80,8 +80,7 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
     that case nothing is left behind."""
     check_name(name)
     name = _stem(name)
-    tensors = {key: value.to(_dtype(key, value, dtype)).contiguous() for key, value in
-               write(lora, format, families).items()}
+    tensors = {key: _stored(key, value, dtype) for key, value in write(lora, format, families).items()}
     path, counter = folder / f"{name}{SUFFIX}", 1
     while os.path.exists(path):
         counter += 1
@@ -100,10 +99,11 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
     return path
 
 
-def _dtype(key: str, value: Tensor, dtype: str) -> torch.dtype:
-    """Returns the dtype in which a tensor is saved. Numbers for whole layers, rows or columns stay fp32: they are few.
-    """
-    return torch.float32 if value.ndim < 2 or key.endswith(SCALES) else FILE_DTYPES[dtype]
+def _stored(key: str, value: Tensor, dtype: str) -> Tensor:
+    """Returns a tensor as it is saved. Numbers for whole layers, rows or columns are fp32: they are few. So is a matrix
+    with a number that is too large for fp16 and would become infinite."""
+    found = value.to(torch.float32 if value.ndim < 2 or key.endswith(SCALES) else FILE_DTYPES[dtype])
+    return (found if found.isfinite().all() else value.float()).contiguous()
 
 
 def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:

@@ -44,6 +44,14 @@ def test_numbers_in_the_file(tmp_path, dtype, kind):
     assert saved[f"{LAYER}.dora_scale"].equal(scales[f"{LAYER}.dora_scale"])
 
 
+def test_what_fp16_cannot_hold_is_saved_in_fp32(tmp_path):
+    """The largest number of fp16 is 65,504."""
+    large = {f"{LAYER}.lora_A.weight": LORA[f"{LAYER}.lora_A.weight"].clamp(min=70_000)}
+    saved = load_file(export.save(LORA | large, tmp_path, "cat", "fp16", FAMILIES))
+    assert saved[f"{LAYER}.lora_A.weight"].equal(large[f"{LAYER}.lora_A.weight"])
+    assert saved[f"{LAYER}.lora_B.weight"].dtype == torch.float16
+
+
 @pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "..", "c:cat", "", "  ", " cat", ".hidden", "cat?", "a\nb",
                                   "con", "COM1.v2", "Aux", "con.safetensors", ".safetensors", "cat .safetensors"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):

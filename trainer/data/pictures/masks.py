@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +14,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..naming import Names
+from ..naming import Names, sentences
 from . import images
 from .augment import View
 from .listing import entries, list_pictures
 
 Masks = Literal["ignore", "use"]
+Found = dict[Path, tuple[Path, ...]]
+"""The masks of each picture, the one to use first."""
 SUFFIXES = ("-masklabel", "_mask")
 """What a mask picture's name adds to its image's name, first as in OneTrainer, then as is widespread. The first one
 found counts, in any format."""
@@ -26,22 +29,37 @@ FOLDERS = ("mask", "masks")
 """The names of folders beside images. Their pictures are masks of the images with the same names, in any format."""
 
 
-def beside(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Holds what is known of a mask that can be used."""
+
+    digest: str
+    """SHA-256 of the file."""
+
+
+def beside(pictures: Sequence[Path]) -> tuple[Found, list[str]]:
     """Returns the mask pictures of each picture of one folder: first those that lie beside it, then those in its mask
-    folders. Raises ValueError if a mask folder cannot be read, or if several masks could be meant."""
-    found = [_by_stem(pictures, pictures, suffix) for suffix in SUFFIXES]
+    folders. Also returns sentences about what is left out of these folders. Raises ValueError if a mask folder cannot
+    be read, or if several masks could be meant."""
+    found, said = [_by_stem(pictures, pictures, suffix) for suffix in SUFFIXES], []
     for folder in (folder for place in {p.parent for p in pictures} for folder in _folders(place)):
-        found.append(inside(folder, pictures))
-    return {p: tuple(mask for masks in found for mask in masks[p]) for p in pictures}
+        own, left_out = inside(folder, pictures)
+        found.append(own)
+        said += left_out
+    return {p: tuple(mask for masks in found for mask in masks[p]) for p in pictures}, said
 
 
-def inside(folder: Path, pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
-    """Returns the picture in a mask folder that has the name of each picture, if there is one. Of several formats it is
-    PNG. Raises ValueError as `beside` does."""
-    return {p: own[:1] for p, own in _by_stem(list_pictures(folder)[0], pictures, "").items()}
+def inside(folder: Path, pictures: Sequence[Path]) -> tuple[Found, list[str]]:
+    """Returns the picture in a mask folder that has the name of each picture, if there is one, and sentences about what
+    is left out. Of several formats it is PNG. Raises ValueError as `beside` does."""
+    masks, said = list_pictures(folder)
+    found = _by_stem(masks, pictures, "")
+    unused = sorted(mask.name for mask in {*masks} - {mask for own in found.values() for mask in own})
+    return {p: own[:1] for p, own in found.items()}, said + sentences(
+        (unused, f"masks in '{folder.name}' are not used, because no image has their name", ""))
 
 
-def _by_stem(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> dict[Path, tuple[Path, ...]]:
+def _by_stem(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> Found:
     """Returns all masks that have the name of each picture and a suffix: the name's own writing first, and of each
     writing PNG first, because it has no losses."""
     stems: dict[str, list[Path]] = {}

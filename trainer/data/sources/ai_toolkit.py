@@ -181,14 +181,17 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
     found, said, files = [], [], CaptionFiles(block.extension)
     for place in _folders(block):
         pictures, left_out = list_pictures(place)
+        chosen, about_masks = with_masks(pictures)
         found += [replace(block.common, path=path, masks=own, masked=block.masked, caption_file=files.of(path))
-                  for path, own in with_masks(pictures).items()]
-        said += left_out
+                  for path, own in chosen.items()]
+        said += left_out + about_masks
     if not found:
         raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
     said += shared_captions(found) + unused_captions({e.path: e.caption_file for e in found if e.caption_file}, files)
-    return [replace(entry, caption=_caption(entry, block)) for entry in (_masked(found, block) if block.masked else
-                                                                         found)], said
+    if block.masked:
+        found, about_masks = _masked(found, block)
+        said += about_masks
+    return [replace(entry, caption=_caption(entry, block)) for entry in found], said
 
 
 def _folders(block: Block) -> Iterator[Path]:
@@ -201,12 +204,13 @@ def _folders(block: Block) -> Iterator[Path]:
         yield Path(place)
 
 
-def _masked(found: list[Found], block: Block) -> list[Found]:
-    """Returns the images with the masks of the same names. If there is no mask folder, alpha channels are the masks."""
+def _masked(found: list[Found], block: Block) -> tuple[list[Found], list[str]]:
+    """Returns the images with the masks of the same names, and sentences about masks that are left out. If there is no
+    mask folder, alpha channels are the masks."""
     if not block.mask_folder:
-        return [replace(entry, masks=()) for entry in found]
-    own = masks.inside(block.mask_folder, [entry.path for entry in found])
-    return [replace(entry, masks=own[entry.path], masked=bool(own[entry.path])) for entry in found]
+        return [replace(entry, masks=()) for entry in found], []
+    own, said = masks.inside(block.mask_folder, [entry.path for entry in found])
+    return [replace(entry, masks=own[entry.path], masked=bool(own[entry.path])) for entry in found], said
 
 
 def _caption(entry: Found, block: Block) -> str | None:

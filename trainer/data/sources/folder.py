@@ -103,26 +103,26 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
     beside: dict[Path, Path] = {}
     for place, num_repeats in places.items():
         pictures, left_out = list_pictures(place)
-        chosen = with_masks(pictures)
+        chosen, about_masks = with_masks(pictures)
         weights, wrong = _read_weights(place / WEIGHTS, [p.name for p in chosen])
         beside |= {picture: files.of(picture) for picture in chosen}
         wanted = [picture for picture in rows if picture in chosen] if place in named else chosen
         found += [Found(p, num_repeats, weights.get(p.name, 1.0), chosen[p], caption_file=beside[p]) for p in wanted]
         unnamed = sorted(p.name for p in {*chosen} - {*wanted})
-        said += left_out + sentences((unnamed, f"pictures in '{place.name}' are left out, because the table does not "
-                                      "name them", ""))
+        said += left_out + about_masks + sentences(
+            (unnamed, f"pictures in '{place.name}' are left out, because the table does not name them", ""))
         problems += wrong
     if problems:
         raise ValueError("The weights of images cannot be used:\n" + "\n".join(problems))
     return found, said + unused_captions(beside, files)
 
 
-def with_masks(pictures: Sequence[Path]) -> dict[Path, tuple[Path, ...]]:
-    """Returns the pictures that are no masks, each with its masks, the one to use first. Raises ValueError as
-    `masks.beside` does."""
-    beside = masks.beside(pictures)
+def with_masks(pictures: Sequence[Path]) -> tuple[masks.Found, list[str]]:
+    """Returns the pictures that are no masks, each with its masks, and sentences about masks that are left out. Raises
+    ValueError as `masks.beside` does."""
+    beside, said = masks.beside(pictures)
     no_images = {mask for masks in beside.values() for mask in masks}
-    return {picture: own for picture, own in beside.items() if picture not in no_images}
+    return {picture: own for picture, own in beside.items() if picture not in no_images}, said
 
 
 def _captioned(found: Sequence[Found], rows: Mapping[Path, str]) -> tuple[list[Found], list[str]]:

@@ -163,7 +163,8 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         images, left_out = _files(subset)
         texts, about = _captions(images, settings)
         notes += left_out + about
-    own = _masks(subset, [*texts])
+    own, about = _masks(subset, [*texts])
+    notes += about
     return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes
 
 
@@ -222,17 +223,18 @@ def _captions(images: list[Path], settings: dict[str, Any]) -> tuple[Texts, list
             notes + unused_captions(beside, files))
 
 
-def _masks(subset: _Subset, images: list[Path]) -> dict[Path, tuple[Path, ...]]:
+def _masks(subset: _Subset, images: list[Path]) -> tuple[masks.Found, list[str]]:
     """Returns the picture of the same name in conditioning_data_dir of each image, as sd-scripts does with
-    --masked_loss (docs/masked_loss_README.md). Raises ValueError if there is none."""
+    --masked_loss (docs/masked_loss_README.md), and sentences about masks that are left out. Raises ValueError if an
+    image has none."""
     if "conditioning_data_dir" not in subset.settings:
-        return dict.fromkeys(images, ())
+        return dict.fromkeys(images, ()), []
     folder = _folder(subset, "conditioning_data_dir")
-    found = masks.inside(folder, images)
+    found, said = masks.inside(folder, images)
     if without := [image.name for image in images if not found[image]]:
         raise ValueError(f"No mask for {name_some(without)} in the conditioning_data_dir '{folder}'. Add a picture "
                          "with the same name.")
-    return found
+    return found, said
 
 
 # Metadata files

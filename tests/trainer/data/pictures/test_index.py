@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 import pytest
 from livelora.trainer.data.pictures import images
-from livelora.trainer.data.pictures.index import Index
+from livelora.trainer.data.pictures.images import Facts
+from livelora.trainer.data.pictures.index import Index, Question
 from PIL import Image
 
 
@@ -29,7 +31,8 @@ def read(monkeypatch):
 
 
 def examine(place, paths, tell=lambda done, total: None):
-    return Index(place / "index").examine(paths, tell)
+    asked = [Question(path, partial(images.examine, path)) for path in paths]
+    return Index(place / "index", Facts).examine(asked, tell)
 
 
 def test_the_facts_come_in_order_and_a_second_start_opens_nothing(tmp_path, pictures, read):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import unicodedata
 from dataclasses import replace
@@ -82,12 +83,12 @@ def test_a_mask_is_a_mask_however_its_name_is_written(tmp_path, stem, kind, exte
     mask.parent.mkdir(exist_ok=True)
     for path in (image, mask):
         path.touch()
-    assert with_masks(list_pictures(place)[0]) == {image: (mask,)}
+    assert with_masks(list_pictures(place)[0])[0] == {image: (mask,)}
 
 
 def test_of_masks_in_several_writings_the_exact_one_counts_and_none_is_trained(folder):
     near = [picture(folder / name, color="white") for name in ("cat_mask.png", "cat_mask.jpg", "Cat_Mask.png")]
-    assert with_masks(list_pictures(folder)[0]) == {folder / "cat.png": tuple(near)}
+    assert with_masks(list_pictures(folder)[0])[0] == {folder / "cat.png": tuple(near)}
     near[0].unlink()
     near[1].unlink()
     picture(folder / "CAT_mask.webp", color="white")
@@ -96,7 +97,7 @@ def test_of_masks_in_several_writings_the_exact_one_counts_and_none_is_trained(f
 
 def test_a_mask_that_is_exactly_another_images_is_only_that_ones(folder):
     other, mask = picture(folder / "CAT.png"), picture(folder / "cat_mask.png", color="white")
-    assert with_masks(list_pictures(folder)[0]) == {folder / "cat.png": (mask,), other: ()}
+    assert with_masks(list_pictures(folder)[0])[0] == {folder / "cat.png": (mask,), other: ()}
 
 
 @pytest.mark.parametrize("setting", ["ignore", "use"])
@@ -270,15 +271,24 @@ def test_a_mask_folder_holds_masks_of_the_same_names(folder, place, name):
     (folder / place).mkdir()
     found = picture(folder / place / name, color="white")
     picture(folder / place / "other.png", color="white")
-    assert masks.beside([folder / "cat.png"]) == {folder / "cat.png": (found,)}
+    own, said = masks.beside([folder / "cat.png"])
+    assert own == {folder / "cat.png": (found,)}
+    assert said == [f"1 masks in '{place}' are not used, because no image has their name: other.png."]
 
 
 def test_what_lies_beside_the_image_comes_before_a_mask_folder_and_png_before_others(folder):
     (folder / "masks").mkdir()
     inside = [picture(folder / "masks" / name, color="white") for name in ("cat.jpg", "cat.png")]
-    assert masks.beside([folder / "cat.png"])[folder / "cat.png"] == (inside[1],)
+    assert masks.beside([folder / "cat.png"])[0][folder / "cat.png"] == (inside[1],)
     near = picture(folder / "cat_mask.png", color="white")
-    assert masks.beside([folder / "cat.png", near])[folder / "cat.png"] == (near, inside[1])
+    assert masks.beside([folder / "cat.png", near])[0][folder / "cat.png"] == (near, inside[1])
+
+
+def test_masks_that_cannot_be_read_are_told(folder):
+    (folder / "masks").mkdir()
+    (folder / "masks" / "cat.jxl").write_bytes(b"\xff\x0a")
+    assert read(folder).skipped == ("1 pictures in 'masks' are left out, because their format cannot be read: cat.jxl. "
+                                    "Save them as PNG, JPEG or WebP.",)
 
 
 @pytest.mark.parametrize("view", [View(), View(x=0.0), View(x=1.0, flip=True), View(x=0.25, flip=True), View(x=0.7)])
@@ -299,8 +309,22 @@ def test_a_mask_must_show_something_in_one_of_the_views(folder):
     assert read(folder, augment=Augment(crop="top")).items[0].mask
 
 
-def test_a_known_transparency_is_not_looked_up_again(folder):
-    item = replace(read(folder, masks="ignore").items[0], path=folder / "missing.png")
-    assert item.masked((), transparent=False) is item
-    with pytest.raises(ValueError, match=r"missing\.png is not a file"):
-        item.masked((), transparent=True)
+def test_a_mask_is_decoded_once_for_each_size_and_again_when_it_changes(folder, tmp_path_factory, monkeypatch):
+    """What fails is looked at again: it is mended in between."""
+    decoded, really, scratch = [], masks.grey, tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(masks, "grey", lambda mask, *args, **more: decoded.append(mask) or really(mask, *args, **more))
+    mask = picture(folder / "cat_mask.png", color="white")
+    for resolution, times in ((32, 1), (32, 1), (64, 2), (32, 2)):
+        item = read(folder, resolution=resolution, scratch=scratch).items[0]
+        assert item.mask_digest == hashlib.sha256(mask.read_bytes()).hexdigest() and len(decoded) == times
+    picture(mask, color="black")
+    for times in (3, 4):
+        assert "nothing counts" in refusal(folder, resolution=32, scratch=scratch) and len(decoded) == times
+    picture(mask, color="gray")
+    digest = read(folder, resolution=32, scratch=scratch).items[0].mask_digest
+    assert digest == hashlib.sha256(mask.read_bytes()).hexdigest() and len(decoded) == 5
+
+
+def test_an_image_without_a_mask_asks_nothing(folder):
+    item = read(folder, masks="ignore").items[0]
+    assert item.with_mask((), transparent=False) is item and item.with_mask((), transparent=True).mask == item.path

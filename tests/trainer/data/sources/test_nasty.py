@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import faulthandler
 import warnings
+from functools import partial
 
 import nasty
 import nasty_sources
 import numpy as np
 import pytest
 from livelora.trainer.data.pictures import images
-from livelora.trainer.data.pictures.index import Index
+from livelora.trainer.data.pictures.images import Facts
+from livelora.trainer.data.pictures.index import Index, Question
 from reading import read
 
 
@@ -56,8 +58,9 @@ def test_every_nasty_picture_is_read_rightly_or_refused_by_name(cases):
 def test_the_index_meets_the_same_pictures_and_never_raises(cases, tmp_path):
     """In its threads. A second time it knows all that can be read, and refuses the others again."""
     paths = [case.path for case in cases]
-    first = Index(tmp_path).examine(paths, lambda done, total: None)
-    second = Index(tmp_path).examine(paths, lambda done, total: None)
+    asked = [Question(path, partial(images.examine, path)) for path in paths]
+    first = Index(tmp_path, Facts).examine(asked, lambda done, total: None)
+    second = Index(tmp_path, Facts).examine(asked, lambda done, total: None)
     assert [str(facts) for facts in first] == [str(facts) for facts in second]
     for case, facts in zip(cases, first, strict=True):
         assert isinstance(facts, images.Facts) or (case.error and case.path.name in str(facts))
