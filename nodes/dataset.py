@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 from typing import get_args
 
 from comfy_api.latest import io, ui
@@ -70,14 +72,14 @@ class DatasetLoader(io.ComfyNode):
         """Refuses, before anything runs, what is not there, has no images, or cannot be read as a configuration.
         ComfyUI repeats an error for each parameter of this method, so it has only one. The rest is checked in
         `execute`, which runs first because this is an output node."""
-        return folder is None or refusal(lambda: check(dataset_folder(folder)))
+        return folder is None or refusal(_check, folder)
 
     @classmethod
     def fingerprint_inputs(cls, folder, **_) -> str:
         """Returns a value that changes when a file changes in a place that is read."""
         if folder is None:  # linked: ComfyUI has not computed it yet
             return ""
-        return fingerprint(dataset_folder(folder), EVERYBODY.scratch())
+        return _fingerprint(dataset_folder(folder))
 
     @classmethod
     @checked
@@ -89,6 +91,21 @@ class DatasetLoader(io.ComfyNode):
                        tell=show_progress)
         trim(scratch, "unpacked/*")
         return shown(cls, dataset, clip)
+
+
+def _check(folder: str) -> None:
+    """Raises ValueError if a dataset cannot be read. What has not changed since it was good is not looked at again."""
+    source = dataset_folder(folder)
+    _check_once(source, _fingerprint(source))
+
+
+@functools.lru_cache
+def _check_once(source: Path, fingerprint: str) -> None:
+    check(source)
+
+
+def _fingerprint(source: Path) -> str:
+    return fingerprint(source, EVERYBODY.scratch())
 
 
 def resolution_input(more: str) -> io.Input:

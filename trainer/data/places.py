@@ -26,14 +26,14 @@ def fingerprint(source: Path, scratch: Path) -> str:
     folders are not looked into, however many files lie there. `scratch` is as in `choose.find_any`."""
     digest = hashlib.sha256()
     for place in sorted({source, *_elsewhere(source, scratch)}):
-        for line in _lines(str(place), _has_repeats, _has_masks):
-            digest.update(line.encode("utf-8", "surrogatepass") + b"\0")
+        for listing in _listings(str(place), _has_repeats, _has_masks):
+            digest.update(listing.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
 
 
 def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
-    """Yields the folders that are read beside those that `_lines` finds by their names: what a table or a configuration
-    names."""
+    """Yields the folders that are read beside those that `_listings` finds by their names: what a table or a
+    configuration names."""
     if os.path.isdir(source):
         with contextlib.suppress(OSError):
             listed = {source: os.listdir(source)}
@@ -71,34 +71,33 @@ def _alike(folder: Path, name: str, listed: dict[Path, Names]) -> list[Path]:
     return found
 
 
-def _lines(place: str, *reads: Reads) -> Iterator[str]:
-    """Yields a line for a file, or for each entry of a folder and of the subfolders that are read with it. `reads` says
+def _listings(place: str, *reads: Reads) -> Iterator[str]:
+    """Yields a line for a file, or the entries of a folder and of the subfolders that are read with it. `reads` says
     which these are, once for each further level."""
+    folders, files = [], []
     try:
         if not os.path.isdir(place):
             yield _line(place, os.stat(place))
             return
         with os.scandir(place) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            for entry in found:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    files.append(_line(entry.name, entry.stat()) if entry.is_file() else entry.name)
     except (OSError, ValueError):
         yield f"{place} cannot be read"
         return
-    for entry in entries:
-        try:
-            if not entry.is_dir():
-                yield _line(entry.path, entry.stat())
-                continue
-        except OSError:  # a link that leads nowhere
-            pass
-        yield entry.path
-        if reads and reads[0](entry.name):
-            yield from _lines(entry.path, *reads[1:])
+    yield "\0".join([place, *sorted(folders), "", *sorted(files)])
+    for name in sorted(folders) if reads else ():
+        if reads[0](name):
+            yield from _listings(os.path.join(place, name), *reads[1:])
 
 
-def _line(path: str, facts: os.stat_result) -> str:
-    """Returns a file's path with its size and times. A file that was replaced by an older one has another time of
+def _line(name: str, facts: os.stat_result) -> str:
+    """Returns a file's name with its size and times. A file that was replaced by an older one has another time of
     change (except on Windows)."""
-    return f"{path} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+    return f"{name} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
 
 
 def _has_repeats(name: str) -> bool:

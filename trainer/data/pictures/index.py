@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ...disk.files import write_atomic
 
@@ -24,7 +24,8 @@ MOST_THREADS = 16
 """The most threads at once. Each holds a decoded picture in memory."""
 
 
-F, K = TypeVar("F"), TypeVar("K")
+F = TypeVar("F")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Index(Generic[F]):
             learned = {where: facts for where in new if isinstance(facts := found.get(where), self._kind)}
             for (place, key), facts in learned.items():
                 stamp = stamps[questions[place, key].path]
-                remembered[place][key] = {"stamp": stamp, "facts": asdict(facts)}
+                remembered[place][key] = {"stamp": stamp, "facts": asdict(cast("Any", facts))}
             for place in {place for place, _ in learned}:
                 self._remember(place, remembered[place])
         return [found[question.path.parent, question.key] for question in asked]
