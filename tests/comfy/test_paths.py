@@ -8,6 +8,8 @@ import folder_paths
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from livelora.nodes import dataset
+from livelora.nodes.dataset import DatasetLoader
 from livelora.trainer.captioning.tagger import table_beside
 from livelora.trainer.captioning.vision import model_type
 from livelora.trainer.comfy import paths
@@ -64,3 +66,12 @@ def test_a_path_that_no_disk_has_is_refused_with_a_sentence(where, text, end):
 def test_why_a_path_is_refused(text, told):
     with pytest.raises(ValueError, match=told):
         check(paths.dataset_folder(text))
+
+
+def test_a_good_dataset_is_checked_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    checked, really = [], dataset.check
+    monkeypatch.setattr(dataset, "check", lambda source: checked.append(source) or really(source))
+    for name, times, good in (("x", 1, False), ("x", 2, False), ("a.png", 3, True), ("a.png", 3, True), ("b", 4, True)):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).touch()
+        assert (DatasetLoader.validate_inputs(str(tmp_path)) is True) is good and len(checked) == times
