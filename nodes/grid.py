@@ -18,7 +18,7 @@ from ..trainer.samples.comparison import Table
 from ..trainer.samples.grid import compose
 from ..trainer.training.task import Sample
 from .choices import check_left_out, checked
-from .job_input import check_job, chosen, job_input
+from .job_input import check_job, chosen, job_input, version
 from .jobs import EVERYBODY
 from .types import CATEGORY, LoraPreview, refusal
 
@@ -83,7 +83,7 @@ class Grid(io.ComfyNode):
             return float("nan")
         found = chosen(job)
         if columns["columns"] == "strengths":
-            return found.version("last")
+            return version(found, "last")
         newest = found.folder.newest_sample()
         return [found.id, found.folder.samples(), newest and newest.stat().st_mtime_ns]
 

@@ -73,10 +73,13 @@ class Field:
     high: int = 0
     """A number must be from `low` to `high`."""
     required: bool = True
+    choices: tuple[Any, ...] = ()
+    """The values that are possible; empty if others are too."""
 
     def fits(self, value: Any) -> bool:
-        """Returns whether a value is of this kind and in range. True is no number."""
-        return type(value) is self.kind and (self.kind is not int or self.low <= value <= self.high)
+        """Returns whether a value is of this kind, in range and possible. True is no number."""
+        in_range = self.kind is not int or self.low <= value <= self.high
+        return type(value) is self.kind and in_range and (not self.choices or value in self.choices)
 
 
 async def read_body(request: web.Request, fields: dict[str, Field]) -> dict[str, Any]:

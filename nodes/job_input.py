@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..trainer.jobs.folder import Which
 from ..trainer.jobs.job import Job
 from .jobs import EVERYBODY
 from .types import refusal
@@ -21,6 +22,12 @@ def check_job(name: str | None) -> bool | str:
     """Returns True, or a sentence that says why there is no such job, for `validate_inputs`. A linked name is None and
     is checked later. So is "newest", because an earlier node of the same prompt may start that job."""
     return name in (None, NEWEST) or refusal(chosen, name)
+
+
+def version(job: Job, which: Which | int) -> tuple:
+    """Returns a value that changes when `job.lora(which)` would be another LoRA."""
+    best = job.history.held_out.best if which == "best" else None
+    return job.id, which, best[0] if best else job.history.step
 
 
 def chosen(name: str) -> Job:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..trainer.comfy.flags import many_users
+from ..trainer.comfy.loras import Loras
 from ..trainer.comfy.paths import own_folder
 from ..trainer.comfy.turns import PromptTurns, prompt_id
 from ..trainer.jobs.book import Book, Hears
@@ -55,7 +56,7 @@ class Everybody:
             if user not in self._books:
                 folder = self._jobs_folder(user)
                 self._claim(folder)
-                self._books[user] = Book(folder, self.lease, self._worker, self._listeners)
+                self._books[user] = Book(folder, self.lease, self._worker, self._listeners, Loras())
             return self._books[user]
 
     def names(self) -> list[str]:

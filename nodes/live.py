@@ -13,7 +13,7 @@ from ..trainer.lora.file import Lora
 from ..trainer.lora.tensors import check_fits
 from ..trainer.samples.comparison import MOST_STRENGTH
 from .choices import check_left_out, checked
-from .job_input import check_job, chosen, job_input
+from .job_input import check_job, chosen, job_input, version
 from .jobs import EVERYBODY
 from .recipe import most
 from .types import CATEGORY, refusal
@@ -66,7 +66,7 @@ class Live(io.ComfyNode):
     def fingerprint_inputs(cls, job, which, **_) -> Any:
         """Returns a value that changes when there is a newer LoRA. It always changes if the job is linked, because
         nothing is known of it yet."""
-        return float("nan") if job is None else chosen(job).version(_wanted(which))
+        return float("nan") if job is None else version(chosen(job), _wanted(which))
 
     @classmethod
     @checked

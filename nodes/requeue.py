@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..trainer.comfy.families import FAMILIES
@@ -16,6 +16,8 @@ from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.targets import family_problems
 from .jobs import EVERYBODY
 
+JOB, SAVES = "livelora_job", "livelora_saves"
+"""The keys in a prompt's extra_pnginfo for the id of the job that must go on, and for how a new job saves its LoRA."""
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -36,7 +38,7 @@ async def requeue(sender: Sender, job: Job, changes: dict[str, Any]) -> str:
     validate."""
     graph = job.graph
     assert graph is not None, "a job without a workflow is refused before"
-    about = {"livelora_job": job.id, **({"workflow": graph.workflow} if graph.workflow else {})}
+    about = {JOB: job.id, **({"workflow": graph.workflow} if graph.workflow else {})}
     changes = {"sharing": job.sharing, **changes}  # the workflow does not know of POST …/share
     return await _queue(sender, graph.changed(changes), about, job)
 
@@ -59,7 +61,8 @@ async def duplicate(sender: Sender, job: Job, changes: dict[str, Any]) -> str:
     graph = job.graph
     assert graph is not None, "checked above"
     # Neither the job's id nor its workflow goes along: that workflow no longer says what is trained.
-    return await _queue(sender, graph.changed({name: merged[name] for name in changes}), {})
+    saves = {SAVES: [asdict(how) for how in job.saving.wanted]}
+    return await _queue(sender, graph.changed({name: merged[name] for name in changes}), saves)
 
 
 def merge(config: TrainConfig, changes: dict[str, Any]) -> dict[str, Any]:

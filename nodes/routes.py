@@ -50,12 +50,12 @@ def install() -> None:
     EVERYBODY.install(_send, lambda: tasks(server) > 0, users.current)
 
 
-def announce(book: Book, job: Job, train_node: str, preview_node: str | None) -> None:
-    """Tells the browser that queued the workflow which job its nodes show."""
+def announce(book: Book, job: Job, mode: str, train_node: str, preview_node: str | None) -> None:
+    """Tells the browser that queued the workflow which job its nodes show, and in which mode."""
     server = PromptServer.instance
     if server.client_id is None:  # queued by a program; ComfyUI would send it to all browsers
         return
-    nodes = {"train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
+    nodes = {"mode": mode, "train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
     server.send_sync("livelora.job", {**book.status(job), **nodes}, server.client_id)
 
 
@@ -167,7 +167,7 @@ Handler = Callable[[Call], Awaitable[dict[str, Any]]]
 CLIENT = Field(str, "text: the id of a browser's websocket", required=False)
 STEPS = Field(int, f"a whole number from 1 to {MOST_STEPS}", 1, MOST_STEPS)
 POSITION = Field(int, "a whole number from 0, the front of the queue, to 100000", 0, 100000)
-POLICY = Field(str, f"one of {', '.join(get_args(Sharing))}")
+POLICY = Field(str, f"one of {', '.join(get_args(Sharing))}", choices=get_args(Sharing))
 CHANGES = Field(dict, "an object: recipe fields and their new values")
 
 
@@ -212,16 +212,21 @@ async def _go_on(call: Call, applied: bool, changes: dict[str, Any]) -> dict[str
     return {**await call.status(), "prompt_id": prompt_id}
 
 
+async def _export(call: Call) -> dict[str, Any]:
+    try:
+        await asyncio.to_thread(call.book.export, call.job)
+    except ValueError as err:
+        raise HttpError(409, str(err)) from err
+    return await call.status()
+
+
 async def _move(call: Call) -> dict[str, Any]:
     await asyncio.to_thread(call.book.move, call.job, call.body["position"])
     return await call.status()
 
 
 async def _share(call: Call) -> dict[str, Any]:
-    try:
-        await asyncio.to_thread(call.job.share, call.body["policy"])
-    except ValueError as err:
-        raise HttpError(400, str(err)) from err
+    await asyncio.to_thread(call.job.share, call.body["policy"])
     return await call.status()
 
 
@@ -242,6 +247,7 @@ HANDLERS: dict[str, tuple[Handler, dict[str, Field]]] = {
     "stop": (_plain(Book.stop), {}),
     "discard": (_plain(Book.discard), {}),
     "save": (_plain(lambda book, job: job.ask("save")), {}),
+    "export": (_export, {}),
     "sample": (_plain(lambda book, job: job.ask("sample")), {}),
     "resume": (_resume, {"client_id": CLIENT}),
     "extend": (_extend, {"steps": STEPS, "client_id": CLIENT}),

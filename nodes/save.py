@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 from comfy_api.latest import io
 
-from ..trainer.comfy.families import FAMILIES
+from ..trainer.comfy.loras import Loras
 from ..trainer.comfy.paths import loras_folder
-from ..trainer.lora.file import FILE_DTYPES, check_name, save
+from ..trainer.jobs.saving import SaveAs
+from ..trainer.jobs.workflow import Graph
+from ..trainer.lora.file import FILE_DTYPES, check_name
 from ..trainer.lora.formats import FORMATS, Format
 from .choices import checked
+from .jobs import EVERYBODY
 from .types import CATEGORY, LoraModel, refusal
 
 
@@ -22,14 +23,16 @@ class SaveLora(io.ComfyNode):
             display_name="Save LoRA",
             category=CATEGORY,
             description="Writes the LoRA into models/loras, whole or not at all, with its recipe as metadata. A name "
-                        "that is taken gets a number: nothing is overwritten.",
+                        "that is taken gets a number: nothing is overwritten. A training does so by itself when it "
+                        "ends or is stopped, also in the background.",
             search_aliases=["export lora", "write lora", "convert lora"],
             is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 LoraModel.Input("lora", tooltip="From LoRA Train, or LoRA Merge and Resize."),
                 io.String.Input("name", default="my_lora", tooltip=(
-                    "The file's name, without folder and without .safetensors.")),
+                    "The file's name. With a folder before it, such as people/anna, it is saved in that folder of "
+                    "models/loras.")),
                 io.Combo.Input("dtype", options=list(FILE_DTYPES), default="fp16", advanced=True, tooltip=(
                     "The kind of numbers in the file. fp16 is half the size of fp32 and looks the same; bf16 is "
                     "coarser but what some other programs want.")),
@@ -56,13 +59,8 @@ class SaveLora(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:
-        graph = cls._graph() if embed_workflow else None
-        path = save(lora, loras_folder(), name, dtype, FAMILIES, format, graph)
-        return io.NodeOutput(path.name, str(path), ui={"text": (f"Saved {path.name}",)})
-
-    @classmethod
-    def _graph(cls) -> dict[str, str]:
-        """Returns the graph as core's Save Image writes it: `prompt`, and `workflow` if it was queued from the browser.
-        """
-        found = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
-        return {key: json.dumps(value) for key, value in found.items() if value is not None}
+        how = SaveAs(name, dtype, format, embed_workflow)
+        graph = Graph(cls.hidden.prompt or {}, "", (cls.hidden.extra_pnginfo or {}).get("workflow"))
+        job = EVERYBODY.book_of_prompt().get(lora.job) if getattr(lora, "job", "") else None
+        file = job.saving.save(lora, how, graph) if job else Loras().write(lora, how, graph)
+        return io.NodeOutput(file, str(loras_folder() / file), ui={"text": (f"Saved {file}",)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -16,16 +16,22 @@ from ..trainer.disk.packages import check_all
 from ..trainer.jobs.folder import Which
 from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
+from ..trainer.jobs.saving import SaveAs
 from ..trainer.jobs.workflow import Graph
-from ..trainer.lora.file import load
+from ..trainer.lora.file import check_name, load
 from ..trainer.lora.reading import read
 from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.optim import packages_for
 from ..trainer.training.task import Task
 from . import recipe, routes
-from .choices import check_left_out, checked
+from .choices import check, check_left_out, checked
 from .jobs import EVERYBODY
+from .requeue import JOB, SAVES
+from .save import SaveLora
 from .types import CATEGORY, LoraDataset, LoraModel, LoraPreview, LossMap, refusal
+
+SAVE = SaveLora.define_schema().node_id
+SAVE_INPUTS = ("name", "dtype", "format", "embed_workflow")
 
 
 class Train(io.ComfyNode):
@@ -118,12 +124,13 @@ class Train(io.ComfyNode):
         if result == "best" and not task.validation:
             raise ValueError("result is 'best', but there are no held-out images to tell which LoRA that is. Set "
                              "held_out to 0.1, or wire in a validation dataset, or set result to 'last'.")
-        EVERYBODY.turns.begin()
         about = cls.hidden.extra_pnginfo or {}
+        saves = _saves(cls.hidden.prompt, cls.hidden.unique_id, result, about)
+        EVERYBODY.turns.begin()
         graph = Graph.of(cls.hidden.prompt, cls.hidden.unique_id, about.get("workflow"))
         book = EVERYBODY.book_of_prompt()
-        job = book.submit(task, graph, sharing, expected=about.get("livelora_job", ""))
-        routes.announce(book, job, train_node=cls.hidden.unique_id, preview_node=preview_node)
+        job = book.submit(task, graph, sharing, expected=about.get(JOB, ""), saves=saves)
+        routes.announce(book, job, mode, train_node=cls.hidden.unique_id, preview_node=preview_node)
         if mode == "wait":
             wait(job, book, EVERYBODY.lease, cls.hidden.unique_id)
         if job.state == "failed":
@@ -139,9 +146,34 @@ class Train(io.ComfyNode):
         losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points
         told = job.message or f"{job.state}: step {job.history.step} of {job.config.total_steps}"
         shown = {"text": (told,)}
+        if lora is not None:
+            lora.job = job.id
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         return io.NodeOutput(with_lora(model, lora), lora, losses, job.id, ui=shown)
+
+
+def _saves(prompt: dict[str, Any], node: str, result: Which, about: dict[str, Any]) -> tuple[SaveAs, ...] | None:
+    """Returns how the Save LoRA nodes behind this node save its LoRA, so that the job can do so by itself; None if the
+    prompt does not tell, because it only brings a job's model back. Raises ValueError if one of them cannot."""
+    if SAVES in about:
+        return tuple(SaveAs(**entry) for entry in about[SAVES])
+    if JOB in about:
+        return None
+    saves = []
+    for name, entry in prompt.items():
+        inputs = {key: value for key, value in entry["inputs"].items() if key in SAVE_INPUTS}
+        linked = any(isinstance(value, list) for value in inputs.values())  # what it will be is not known yet
+        behind = entry["class_type"] == SAVE and entry["inputs"].get("lora") == [node, 1]
+        if behind and "name" in inputs and not linked:
+            try:
+                check(SaveLora, inputs)
+                check_name(inputs["name"])
+            except ValueError as err:
+                raise ValueError(f"Save LoRA (node {name}) could not save what is trained, so nothing is trained. "
+                                 f"{err}") from err
+            saves.append(SaveAs(**inputs, which=result))
+    return tuple(saves)
 
 
 def _start(name: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import { addFold } from "./advanced.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
+import { notice, noticeBegin, settings } from "./notices.mjs?v=1";
 import { offerJobs } from "./picker.mjs?v=1";
 import { addReport } from "./report.mjs?v=1";
 
@@ -59,6 +60,7 @@ async function restore(node) {
 }
 
 function onJob(facts) {
+  noticeBegin(facts);
   tie(facts.job, facts.train_node, TRAIN);
   tie(facts.job, facts.preview_node, PREVIEW);
   showing(facts.job, TRAIN, PREVIEW).forEach(restore);
@@ -67,6 +69,7 @@ function onJob(facts) {
 
 function onProgress(facts) {
   const { job, state, step } = facts;
+  notice(facts);
   showing(job, TRAIN).forEach((node) => node.livelora.show(facts));
   if (state === "training") return;
   if (state === "stopped" && !step) showing(job, PREVIEW).forEach(restore); // what was discarded has no pictures
@@ -90,6 +93,7 @@ function onReturn() {
 
 app.registerExtension({
   name: "livelora",
+  settings,
   setup() {
     onEvent("job", onJob);
     onEvent("progress", onProgress);

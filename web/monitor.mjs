@@ -19,7 +19,7 @@ const PARTS = `
     <button type="button" class="more" title="More" aria-label="More" aria-haspopup="menu" aria-expanded="false"
       ><i class="pi pi-ellipsis-v" aria-hidden="true"></i></button>
     <div role="menu" popover aria-label="More">
-      <button type="button" role="menuitem" tabindex="-1" data-action="save">Save now</button>
+      <button type="button" role="menuitem" tabindex="-1" data-action="export">Save LoRA file</button>
       <button type="button" role="menuitem" tabindex="-1" data-action="sample">Sample now</button>
       <button type="button" role="menuitem" tabindex="-1" data-action="extend">Extend…</button>
       <button type="button" role="menuitem" tabindex="-1" data-action="move">Move to the front</button>
@@ -28,7 +28,7 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="error"></div>`;
+  <div class="muted losses"></div><div class="muted files"></div><div class="error"></div>`;
 
 export function addMonitor(node) {
   const element = addElement(node, "monitor", 74);
@@ -111,6 +111,7 @@ function showLines(element, facts) {
   const failure = facts.state === "failed" ? facts.message : "";
   element.querySelector(".state").textContent = stateLine(facts);
   element.querySelector(".losses").textContent = lossLine(facts);
+  element.querySelector(".files").textContent = fileLine(facts);
   element.querySelector(".error").textContent = [failure, ...facts.warnings].filter(Boolean).join("\n");
 }
 
@@ -139,6 +140,12 @@ function lossLine(facts) {
   if (facts.skipped) parts.push(`${facts.skipped} ${facts.skipped === 1 ? "step" : "steps"} skipped`);
   if (facts.learning_rate < 0) parts.push(`erasing, learning rate −${-Number(facts.learning_rate.toPrecision(2))}`);
   return parts.join(" · ");
+}
+
+/** What is in models/loras, or what will be. */
+function fileLine({ saved = [], saves = [], state }) {
+  if (saved.length) return `Saved as ${saved.at(-1)}`;
+  return saves.length && state !== "none" ? `Will be saved as ${saves.join(", ")}` : "";
 }
 
 /** From the base model's loss, where it is known, to the last one; and the best one, where that is another. */

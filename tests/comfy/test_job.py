@@ -7,16 +7,22 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management as mm
+import folder_paths
 import pytest
 import torch
 from livelora.trainer.comfy.host import ComfyHost, with_lora
+from livelora.trainer.comfy.loras import Loras
 from livelora.trainer.jobs import folder as job_folder
 from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.jobs.saving import SaveAs
 from livelora.trainer.jobs.states import Refused
 from livelora.trainer.jobs.workflow import Graph
+from livelora.trainer.lora.file import load
 from livelora.trainer.lora.inject import inject
 from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.host import SampleSettings
@@ -418,6 +424,68 @@ def test_a_state_and_pictures_can_be_asked_for(jobs, host, dataset):
     assert job.ended.wait(300)
     assert {"step_000005_00.png", "step_000005_01.png"} < set(job.folder.samples())
     assert "step_000004_00.png" in job.folder.samples() and "step_000003_00.png" not in job.folder.samples()
+
+
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    """An empty loras folder."""
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    return tmp_path / "loras"
+
+
+def names(loras) -> set[str]:
+    return {path.relative_to(loras).as_posix() for path in loras.rglob("*.safetensors")}
+
+
+def test_a_job_saves_its_lora_for_others_when_it_ends_each_once(jobs, host, dataset, loras):
+    """… and another after another step, or in another way."""
+    saves = (SaveAs("people/anna", "fp32"), SaveAs("cat", "fp32", "kohya"))
+    book, task = Book(jobs._folder, Lease(), shelf=Loras()), Task.of(host, TrainConfig(**RECIPE), dataset)
+    job = book.submit(task, saves=saves)
+    assert job.ended.wait(300) and names(loras) == {"people/anna.safetensors", "cat.safetensors"}
+    lora, saved = job.lora("last"), load(loras / "people" / "anna.safetensors")
+    assert equal(lora, saved) and saved.metadata["ss_steps"] == "8" and saved.metadata["modelspec.title"] == "anna"
+    assert [Path(file).as_posix() for file in book.status(job)["saved"]] == ["people/anna.safetensors",
+                                                                            "cat.safetensors"]
+    assert job.saving.save(lora, saves[0], None) == str(Path("people/anna.safetensors"))
+    again = Book(jobs._folder, Lease(), shelf=Loras())  # as after a restart
+    job = again.get(job.id)
+    assert job.saving.wanted == saves and job.saving.save(lora, saves[1], None) == "cat.safetensors"
+    assert len(names(loras)) == 2
+    assert job.saving.save(lora, SaveAs("cat", "fp16", "kohya"), None) == "cat_00002.safetensors"
+    (loras / "cat.safetensors").unlink()  # a person took it away
+    assert job.saving.save(lora, saves[1], None) == "cat.safetensors"
+    longer = replace(task, config=TrainConfig(**RECIPE, extra_steps=1))
+    job = again.submit(longer, saves=saves[1:])
+    assert job.ended.wait(300) and job.saving.save(job.lora("last"), saves[1], None) == "cat_00003.safetensors"
+
+
+def test_a_lora_can_be_saved_for_others_at_any_step(jobs, host, dataset, loras):
+    """By the job's own name if it has no other; after a stop by itself; the best one if that is wanted."""
+    book = Book(jobs._folder, Lease(), shelf=Loras())
+    job = book.submit(Task.of(host, TrainConfig(**RECIPE), dataset), saves=())
+    at_step(job, 2, lambda: book.export(job))
+    at_step(job, 4, lambda: book.stop(job))
+    assert job.ended.wait(300) and names(loras) == {"ohwx.safetensors"}
+    assert load(loras / "ohwx.safetensors").metadata["ss_steps"] == "2"
+    book.export(job)
+    assert load(loras / "ohwx_00002.safetensors").metadata["ss_steps"] == "4"
+    task = Task.of(host, TrainConfig(**RECIPE, held_out=1, validate_every=2), dataset)
+    best = book.submit(task, saves=(SaveAs("best", "fp32", which="best"),))
+    assert best.ended.wait(300)
+    assert equal(load(loras / "best.safetensors"), best.lora("best"))
+
+
+def test_a_lora_that_cannot_be_saved_for_others_is_a_warning(jobs, host, dataset, loras):
+    loras.write_text("a file where the folder should be")
+    book = Book(jobs._folder, Lease(), shelf=Loras())
+    job = book.submit(Task.of(host, TrainConfig(**RECIPE), dataset), saves=(SaveAs("cat"),))
+    assert job.ended.wait(300) and job.state == "done" and job.lora("last")
+    [warning] = book.status(job)["warnings"]
+    assert "The LoRA is not in models/loras: The LoRA could not be written to" in warning
+    loras.unlink()
+    book.export(job)
+    assert names(loras) == {"cat.safetensors"}
 
 
 def test_as_many_states_are_kept_as_asked_for_and_each_has_its_lora(jobs, host, dataset):

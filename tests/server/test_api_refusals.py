@@ -18,7 +18,7 @@ from livelora.trainer.recipe.config import TrainConfig
 from raw import act, ask, say
 
 LARGEST = 64 * 1024
-KEYS = {"pause": set(), "stop": set(), "discard": set(), "save": set(), "sample": set(), "delete": set(),
+KEYS = {"pause": set(), "stop": set(), "discard": set(), "save": set(), "export": set(), "sample": set(), "delete": set(),
         "resume": {"client_id"}, "extend": {"steps", "client_id"}, "move": {"position"}, "share": {"policy"},
         "duplicate": {"changes", "client_id"}}
 """Actions and the keys of their bodies, as docs/api.md lists them."""
@@ -152,7 +152,7 @@ def test_a_duplicate_without_a_change(server, job):
 @pytest.mark.parametrize(("action", "body", "told"), [
     ("move", {"position": -1}, "position must be a whole number from 0"),
     ("move", {"position": 1.0}, "position must be a whole number from 0"),
-    ("share", {"policy": "mine"}, "policy must be one of prompts first, fair share, training first, got 'mine'."),
+    ("share", {"policy": "mine"}, "policy must be one of prompts first, fair share, training first, got \"mine\"."),
     ("extend", {}, "steps is missing. Give a whole number from 1 to 100000."),
     ("extend", {"steps": 1, "step": 2}, "There is no key 'step' for this action. It takes: steps, client_id."),
     ("resume", {"client_id": 5}, "client_id must be text"),

@@ -4,8 +4,11 @@ attaches."""
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from client import newest_job
+from comfyui import Failed
 from graphs import training, with_preview, with_save
+from safetensors import safe_open
 
 
 def test_a_picture_is_the_same_before_during_and_after_training(server, draw, wait_for):
@@ -67,3 +70,32 @@ def test_jobs_wait_for_each_other(server, wait_for):
     assert server.get(f"/livelora/jobs/{second}")["state"] == "queued"
     server.post(f"/livelora/jobs/{first}/stop")
     wait_for(server, second, lambda facts: facts["state"] == "done")
+
+
+def test_a_background_training_saves_its_lora_when_it_ends(server, wait_for):
+    """Nobody queues anything again. What does, afterwards, gets that file and makes no second one."""
+    graph = with_save(training(seed=23, steps=4, mode="background"), "people/overnight")
+    server.run(graph)
+    job = newest_job(server)
+    facts = wait_for(server, job, lambda facts: facts["state"] == "done")
+    assert facts["saves"] == ["people/overnight"] and facts["saved"] == ["people/overnight.safetensors"]
+    listed = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"]
+    assert "people/overnight.safetensors" in str(listed)
+    with safe_open(server.base / "models" / "loras" / "people" / "overnight.safetensors", framework="pt") as file:
+        assert file.metadata()["ss_steps"] == "4" and file.metadata()["ss_output_name"] == "overnight"
+    assert server.run(graph)["save"]["text"] == ["Saved people/overnight.safetensors"]
+    server.post(f"/livelora/jobs/{job}/duplicate", {"changes": {"seed": 24}})
+    wait_for(server, job, lambda facts: len(server.get("/livelora/jobs")) and newest_job(server) != job)
+    other = wait_for(server, newest_job(server), lambda facts: facts["state"] == "done")
+    assert other["saved"] == ["people/overnight_00002.safetensors"]
+    assert server.post(f"/livelora/jobs/{job}/export")["saved"] == ["people/overnight.safetensors"]
+
+
+def test_nothing_is_trained_for_a_file_that_cannot_be_saved(server):
+    """ComfyUI runs LoRA Train although another output of the same prompt is refused."""
+    before = server.get("/livelora/jobs")
+    prompt = server.post("/prompt", {"prompt": with_save(training(seed=25, steps=4), "../overnight")})["prompt_id"]
+    with pytest.raises(Failed, match=r"Save LoRA \(node save\) could not save what is trained, so nothing is trained. "
+                                     r"The LoRA's name must be a file name"):
+        server.result(prompt)
+    assert server.get("/livelora/jobs") == before

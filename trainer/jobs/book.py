@@ -18,6 +18,7 @@ from ..training.task import Task, fingerprint
 from .folder import JobFolder
 from .job import Job
 from .lease import Lease, Sharing
+from .saving import SaveAs, Shelf
 from .states import ACTIVE, Refused, Wish
 from .status import details, status
 from .worker import Worker
@@ -36,10 +37,11 @@ class Book:
     """Finds the job of a task or starts a new one, and does everything with jobs that needs the queue."""
 
     def __init__(self, folder: Path, lease: Lease, worker: Worker | None = None,
-                 listeners: Sequence[Hears] = ()) -> None:
+                 listeners: Sequence[Hears] = (), shelf: Shelf | None = None) -> None:
         """`worker` may be shared with other books, so that only one job of them all trains at a time. `listeners` hear
-        of every job."""
+        of every job. `shelf` takes the files that jobs save for others."""
         self._folder, self._worker, self._listeners = folder, worker or Worker(lease), listeners
+        self._shelf = shelf
         self._lock = threading.RLock()
         self._jobs: dict[str, Job] | None = None
         self._extended = 0
@@ -74,11 +76,11 @@ class Book:
     # What a person wants. Each method raises Refused if the job's state does not allow it
 
     def submit(self, task: Task, graph: Graph | None = None, sharing: Sharing = "prompts first",
-               expected: str = "") -> Job:
+               expected: str = "", saves: tuple[SaveAs, ...] | None = None) -> Job:
         """Returns the job that trains, or has trained, exactly this task. A job that was paused, stopped, failed or
         died with its process goes on from its newest state. If no job has this task, a new one is queued. `expected` is
-        the id of the job that it must be. Raises ValueError if it is another one, OSError if a new job cannot be
-        written to disk."""
+        the id of the job that it must be, and `saves` says how its LoRA is saved for others. Raises ValueError if it is
+        another one, OSError if a new job cannot be written to disk."""
         parts = task.fingerprints()
         with self._lock:
             job = self._find(parts)
@@ -87,7 +89,7 @@ class Book:
             if job is None:
                 job = self._new(task, parts, sharing)
             with job.lock:
-                job.was_queued(sharing)
+                job.was_queued(sharing, saves)
                 if job.state not in ACTIVE:
                     self._go_on(job, task, graph)
                 elif task.config.total_steps > job.config.total_steps and not job.why_not("extend"):
@@ -133,6 +135,16 @@ class Book:
     def stop(self, job: Job) -> None:
         """Ends a job after the step under way. What it learned is kept, and it can go on from there."""
         self._wish(job, "stop")
+
+    def export(self, job: Job) -> None:
+        """Saves a job's LoRA where other nodes and programs look for it: at once, or after the step under way. Raises
+        ValueError or OSError if it cannot be saved."""
+        with job.lock:
+            job.check("export")
+            if job.state == "training":
+                job.ask("export")
+                return
+        job.saving.now(None, job.graph)
 
     def discard(self, job: Job) -> None:
         """Ends a job after the step under way and removes what it learned."""
@@ -222,7 +234,7 @@ class Book:
 
     def _make(self, folder: JobFolder, facts: dict[str, Any]) -> Job:
         assert self._jobs is not None
-        job = Job(folder, facts, [partial(self._tell, listener) for listener in self._listeners])
+        job = Job(folder, facts, [partial(self._tell, listener) for listener in self._listeners], self._shelf)
         self._jobs[job.id] = job
         return job
 

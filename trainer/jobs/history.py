@@ -18,12 +18,13 @@ log = logging.getLogger(__name__)
 
 MOST_LOSSES = 10000
 """The largest number of losses that a person gets. Older ones are left out."""
-Tolerated = Literal["metrics", "state", "LoRA", "best LoRA", "workflow"]
+Tolerated = Literal["metrics", "state", "LoRA", "best LoRA", "LoRA file", "workflow"]
 TOLERATED: dict[Tolerated, str] = {
     "metrics": "The metrics could not be recorded",
     "state": "The state could not be saved",
     "LoRA": "The LoRA could not be written to the job's folder",
     "best LoRA": "The best LoRA could not be written to the job's folder",
+    "LoRA file": "The LoRA is not in models/loras",
     "workflow": "The workflow could not be written to the job's folder",
 }
 """The warning for each thing whose writing may fail without ending the training, because it is still in memory or can

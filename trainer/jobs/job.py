@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from ..lora.file import Lora
 from ..recipe.config import TrainConfig
@@ -16,6 +16,7 @@ from .card import Card
 from .folder import JobFolder, Which
 from .history import History
 from .lease import Sharing
+from .saving import SaveAs, Saving, Shelf
 from .states import ACTIONS, COMING, DURING_TRAINING, REQUEUED, Refused, State, Wish, any_of
 from .workflow import Graph
 
@@ -29,7 +30,8 @@ class Job:
     """Stands for one training, on disk for good and in memory while this process lives. Its state changes in memory and
     on disk together, under its lock. It knows nothing of the queue, which the book has."""
 
-    def __init__(self, folder: JobFolder, facts: dict[str, Any], listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, folder: JobFolder, facts: dict[str, Any], listeners: Sequence[Listener] = (),
+                 shelf: Shelf | None = None) -> None:
         """`facts` is what `job.json` holds. Raises KeyError, TypeError or ValueError if this version cannot use it."""
         self.id, self.folder, self.lock = folder.path.name, folder, threading.RLock()
         self.card = Card(folder, facts)
@@ -38,6 +40,7 @@ class Job:
         self.config = TrainConfig(**facts["recipe"])
         self.sharing: Sharing = facts["sharing"]
         self.fingerprints: dict[str, str] = facts["fingerprints"]
+        self.saving = Saving(folder, facts, shelf, self._tell)
         self.listeners: list[Listener] = list(listeners)
         self.graph: Graph | None = folder.read_graph()
         self.history = History(folder)
@@ -48,10 +51,9 @@ class Job:
         """What is to happen to the job after the step under way; None if it just goes on."""
         self.awaited = self.not_queued = ""
         """The id of the prompt that will bring the job's model back, or COMING, or empty; and why the last did not."""
-        self.waited_for = False
-        """Whether a prompt waits for this job. The program's stop button then means this job."""
-        self.interrupted = self.closing = False
-        """Whether the program's stop button, and not the job's own, ended this job; whether the program is ending."""
+        self.waited_for = self.interrupted = self.closing = False
+        """Whether a prompt waits for this job, so that the program's stop button means it; whether that button, and not
+        the job's own, ended it; whether the program is ending."""
         self.task: Task | None = None
         """The job's task, which holds the model. It is kept only while the job may go on at once."""
         self.prepared: Prepared | None = None
@@ -61,9 +63,7 @@ class Job:
         """How often the job ended before its time in this process."""
         self._source: Callable[[], Lora | None] | None = None
         self._asked: set[str] = set()
-        """The actions ("save", "sample") that are to be done once, after the step under way."""
-
-    # What others ask of a job
+        """The actions ("save", "export", "sample") that are to be done once, after the step under way."""
 
     def lora(self, which: Which | int) -> Lora | None:
         """Returns the LoRA as it is now, the one with the lowest held-out loss if that was measured, or that of a step
@@ -79,11 +79,6 @@ class Job:
             return kept
         return self.folder.newest_lora()
 
-    def version(self, which: Which | int) -> tuple:
-        """Returns a value that changes when `lora` would return another LoRA."""
-        best = self.history.held_out.best if which == "best" else None
-        return self.id, which, best[0] if best else self.history.step
-
     def why_not(self, action: str) -> str:
         """Returns a sentence that says why the action is not possible now; empty if it is possible."""
         possible = ACTIONS[action]
@@ -93,6 +88,8 @@ class Job:
             return f"This job is about to {self.wish}, after the step under way. Ask again when it has."
         if action in self._asked:
             return f"'{action}' was asked for already, and comes after the step under way."
+        if action == "export" and not self.history.step:
+            return "This job has learned nothing yet, so there is no LoRA to save. Wait for its first step."
         if action == "sample" and not (self.task and self.task.preview):
             return "This job has no preview prompts. Wire LoRA Sample Preview into LoRA Train and queue it again."
         if self.awaited and action in ("resume", "extend", "delete"):
@@ -123,21 +120,18 @@ class Job:
             elif wish == "discard":
                 self.forget()
             else:
-                with self.history.tolerating("LoRA"):
-                    self.folder.keep_lora(self.unwritten)
+                self.keep_lora()
                 self.rest("stopped", self.where("Stopped", "Queue again to go on."))
 
     def ask(self, name: str) -> None:
-        """Asks for a state ("save") or the previews ("sample") after the step under way."""
+        """Asks for a state ("save"), a LoRA file ("export") or the previews ("sample") after the step under way."""
         with self.lock:
             self.check(name)
             self._asked.add(name)
             self._tell()
 
     def share(self, sharing: Sharing) -> None:
-        """Changes who goes first when prompts and this job both want the GPU. Raises ValueError for an unknown rule."""
-        if sharing not in get_args(Sharing):
-            raise ValueError(f"policy must be one of {', '.join(get_args(Sharing))}, got {sharing[:80]!r}.")
+        """Changes who goes first when prompts and this job both want the GPU."""
         with self.lock:
             self.sharing = sharing
             self._tell()
@@ -166,10 +160,11 @@ class Job:
             self.ended.clear()
             self.enter("queued")
 
-    def was_queued(self, sharing: Sharing) -> None:
-        """Notes that a prompt with this job's workflow runs, so that none is awaited any more."""
+    def was_queued(self, sharing: Sharing, saves: tuple[SaveAs, ...] | None = None) -> None:
+        """Notes that a prompt with this job's workflow runs. `saves` is None if the prompt does not tell."""
         with self.lock:
             self.sharing, self.awaited, self.not_queued = sharing, "", ""
+            self.saving.wanted = self.saving.wanted if saves is None else saves
 
     def await_prompt(self, prompt_id: str = COMING) -> None:
         """Notes that a prompt will bring the model back; its id, once it is queued, unless it has come by then."""
@@ -220,9 +215,13 @@ class Job:
         """Keeps what was prepared, for the time when the job goes on."""
         self.prepared = prepared
 
-    def hold(self, lora: Lora | None) -> None:
-        """Keeps the finished LoRA until the disk has it."""
-        self.unwritten = lora
+    def keep_lora(self, lora: Lora | None = None) -> None:
+        """Writes the finished LoRA, or else that of the newest state, to the job's folder, and saves it for others."""
+        self.unwritten = newest = lora or self.unwritten
+        with self.history.tolerating("LoRA"):
+            self.folder.keep_lora(newest)
+            self.unwritten = None
+        self.saving.at_end(newest, self.graph, self.history)
 
     def takes(self, name: str) -> bool:
         """Returns whether this was asked for, and forgets that it was."""
@@ -267,6 +266,7 @@ class Job:
             except OSError as err:
                 message = stopped + f"but not all that was learned could be removed ({err}). Delete the job."
             self.history, self.unwritten = History(self.folder), None
+            self.saving.forget()
             self.rest("stopped", message)
 
     def where(self, what: str, then: str) -> str:
@@ -279,7 +279,7 @@ class Job:
         """Replaces `job.json`. Raises OSError if there is none yet and it cannot be written."""
         with self.lock:
             self.card.write(state=self.state, message=self.message, step=self.history.step,
-                            recipe=self.config.as_dict(), sharing=self.sharing)
+                            recipe=self.config.as_dict(), sharing=self.sharing, **self.saving.as_facts())
 
     def _tell(self) -> None:
         self.write()

@@ -87,6 +87,8 @@ class Run:
                 self._history.add_step(*self._step(trainer))
                 job.progress()
                 self._look(trainer)
+                if job.takes("export"):
+                    self._export(trainer)
                 if job.takes("save") or trainer.steps_done % self._config.save_every == 0:
                     self._save(trainer)
         except Withdrawn:
@@ -152,24 +154,23 @@ class Run:
             return
         if wish == "discard":
             job.forget()
-        elif complete:
-            self._keep(trainer)
+        elif complete and trainer:
+            job.keep_lora(self._lora_now(trainer))
             job.rest("done", self._why_done())
         elif wish == "pause":
             job.rest("paused", job.where("Paused", "Resume to go on."))
         else:
-            self._keep(trainer)
+            if step:
+                job.keep_lora(self._lora_now(trainer) if trainer else None)
             job.rest("stopped", job.where("Stopped", "Queue again to go on."))
 
-    def _keep(self, trainer: Trainer | None) -> None:
-        """Writes the LoRA to the job's folder, where others look for it."""
-        if not self._history.step:
-            return
-        if trainer:
-            self._job.hold(self._lora_now(trainer))
-        with self._history.tolerating("LoRA"):
-            self._folder.keep_lora(self._job.unwritten)
-            self._job.hold(None)
+    def _export(self, trainer: Trainer) -> None:
+        """Saves the LoRA as it is now where others look for it, because a person asked for it."""
+        if lora := self._lora_now(trainer):
+            try:
+                self._job.saving.now(lora, self._job.graph)
+            except (ValueError, OSError) as err:
+                self._history.warn(f"The LoRA of step {trainer.steps_done} is not in models/loras. {err}")
 
     def _why_done(self) -> str:
         step, best = self._history.step, self._history.held_out.best

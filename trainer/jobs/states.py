@@ -15,6 +15,7 @@ ACTIONS: dict[str, tuple[State, ...]] = {
     "stop": ("queued", "preparing", "training", "paused"),
     "discard": ("queued", "preparing", "training", "paused"),
     "save": ("training",),
+    "export": ("training", "paused", "stopped", "done"),
     "sample": ("training",),
     "extend": ("queued", "preparing", "training", "paused", "stopped", "done"),
     "move": ("queued",),
@@ -23,7 +24,7 @@ ACTIONS: dict[str, tuple[State, ...]] = {
     "share": get_args(State),
 }
 """The states in which each action is possible."""
-DURING_TRAINING = ("pause", "stop", "discard", "save", "sample", "extend")
+DURING_TRAINING = ("pause", "stop", "discard", "save", "export", "sample", "extend")
 REQUEUED = ("resume", "extend", "duplicate")
 """The actions that may need the job's workflow to be queued again."""
 COMING = "soon"

@@ -19,6 +19,7 @@ def status(job: Job, position: Callable[[Job], int | None]) -> dict[str, Any]:
                 "message": "Its workflow waits in ComfyUI's queue." if job.awaited else job.not_queued or job.message,
                 "actions": [name for name in ACTIONS if not job.why_not(name)], "position": position(job),
                 "sharing": job.sharing, "created": job.card.facts["created"], **facts,
+                "saves": [how.name for how in job.saving.wanted], "saved": job.saving.files,
                 "warnings": [*warnings, *filter(None, [job.card.behind])],
                 "eta": left if job.state == "training" else None}
 

@@ -24,7 +24,7 @@ from .peft_config import beside
 SUFFIX = ".safetensors"
 LONGEST = 255 - len(f"_00002{SUFFIX}")
 """The longest name in UTF-8 bytes, so that a number and the suffix still fit. Linux takes 255 bytes and Windows 255
-UTF-16 units, which are never more than the bytes."""
+UTF-16 units, which are never more than the bytes. The same holds for the folders before it."""
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALES = tuple(name for kind in STORED.values() for name in kind.more)
 """The ends of the names of tensors that scale whole rows."""
@@ -36,6 +36,8 @@ class Lora(dict[str, Tensor]):
     def __init__(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         super().__init__(tensors)
         self.metadata = metadata
+        self.job = ""
+        """The id of the job that it comes from, if it comes from one."""
 
 
 def about(family: Family, architecture: str, trigger: str) -> dict[str, str]:
@@ -51,14 +53,24 @@ def about(family: Family, architecture: str, trigger: str) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError unless `name` can be a file name on every system, with or without .safetensors behind it."""
-    name = _stem(name)
+    """Raises ValueError unless `name` can be a file name on every system, with or without folders before it and
+    .safetensors behind it."""
+    for part in _parts(name):
+        _check_part(part)
+
+
+def _parts(name: str) -> list[str]:
+    """Returns the folders and the name of a file, which people write with either slash."""
+    return re.split(r"[/\\]", _stem(name))
+
+
+def _check_part(name: str) -> None:
     if not name.strip() or name != name.strip():
         raise ValueError(f"The LoRA needs a name without spaces around it, got {name!r}. Write for example "
-                         "my_character")
-    if ".." in name or re.search(r'[/\\:*?"<>|\x00-\x1f]', name) or name.startswith("."):
-        raise ValueError(f"The LoRA's name must be a plain file name, without folders, '..' or any of :*?\"<>|, got "
-                         f"{name!r}. It is saved in ComfyUI's models/loras folder.")
+                         "my_character, or people/my_character for a folder.")
+    if ".." in name or re.search(r'[:*?"<>|\x00-\x1f]', name) or name.startswith(".") or name.endswith("."):
+        raise ValueError(f"The LoRA's name must be a file name, with folders before it if you like, but without '..' "
+                         f"or any of :*?\"<>|, got {name!r}. It is saved in ComfyUI's models/loras folder.")
     check_text("The LoRA's name", name)
     if (size := len(name.encode())) > LONGEST:
         raise ValueError(f"The LoRA's name '{name[:20]}…' is too long for a disk: {len(name)} letters are {size} "
@@ -71,15 +83,26 @@ def _stem(name: str) -> str:
     return name[:-len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
 
 
+def name_of(text: str) -> str:
+    """Returns a file name for a LoRA, made of any text: what cannot be in a name becomes a hyphen."""
+    bare = re.sub(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff.\s]+', "-", text).strip("-")[:LONGEST // 4]
+    try:
+        check_name(bare)
+    except ValueError:
+        return f"lora-{bare}".strip("-")
+    return bare
+
+
 def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families: Families, format: Format = "ComfyUI",
          extra: dict[str, str] | None = None) -> Path:
     """Writes `name.safetensors`, or `name_00002.safetensors` and so on if that file exists: a name is never used twice,
-    because ComfyUI remembers LoRA files by name. `extra` is added to the metadata.
+    because ComfyUI remembers LoRA files by name. `name` may have folders before it. `extra` is added to the metadata.
 
     Raises ValueError for a bad name or a format that cannot hold the LoRA, OSError if the file cannot be written. In
     that case nothing is left behind."""
     check_name(name)
-    name = _stem(name)
+    *folders, name = _parts(name)
+    folder = folder.joinpath(*folders)
     tensors = {key: _stored(key, value, dtype) for key, value in write(lora, format, families).items()}
     path, counter = folder / f"{name}{SUFFIX}", 1
     while os.path.exists(path):

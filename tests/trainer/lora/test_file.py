@@ -52,12 +52,25 @@ def test_what_fp16_cannot_hold_is_saved_in_fp32(tmp_path):
     assert saved[f"{LAYER}.lora_B.weight"].dtype == torch.float16
 
 
-@pytest.mark.parametrize("name", ["../cat", "a/b", "a\\b", "..", "c:cat", "", "  ", " cat", ".hidden", "cat?", "a\nb",
-                                  "con", "COM1.v2", "Aux", "con.safetensors", ".safetensors", "cat .safetensors"])
+@pytest.mark.parametrize("name", ["../cat", "a/../b", "/a", "a//b", "a/", "\\\\a\\b", "..", "c:cat", "c:/cat", "", "  ",
+                                  " cat", ".hidden", "a/.b", "a /b", "cat?", "a\nb", "a.", "con", "nul/cat", "COM1.v2",
+                                  "Aux", "con.safetensors", ".safetensors", "cat .safetensors", "x" * 300 + "/cat"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
         export.save(LORA, tmp_path, name, "fp16", FAMILIES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["people/anna", "people\\anna.safetensors"])
+def test_a_name_may_have_folders(tmp_path, name):
+    for number in ("", "_00002"):
+        path = export.save(LORA, tmp_path, name, "fp16", FAMILIES)
+        assert path == tmp_path / "people" / f"anna{number}.safetensors" and path.exists()
+
+
+@given(st.text() | st.sampled_from(["", "..", "con", "a/b", " ", "猫" * 300, "\ud83d", "v1.5", "my cats"]))
+def test_any_text_can_become_a_name(text):
+    export.check_name(export.name_of(text))
 
 
 @settings(max_examples=30)
@@ -71,8 +84,9 @@ def test_a_name_that_is_not_refused_can_be_written_twice(name, suffix):
         except ValueError:
             return
         paths = [export.save(LORA, Path(folder), name + suffix, "fp32", FAMILIES) for _ in range(2)]
-        assert [p.name for p in paths] == [f"{name}.safetensors", f"{name}_00002.safetensors"]
-        assert {p.name for p in paths} == {*os.listdir(folder)}
+        assert [p.relative_to(folder).as_posix() for p in paths] == [
+            f"{name}.safetensors".replace("\\", "/"), f"{name}_00002.safetensors".replace("\\", "/")]
+        assert {p.name for p in paths} == {*os.listdir(paths[0].parent)}
 
 
 @pytest.mark.parametrize(("name", "told"), [
