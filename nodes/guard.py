@@ -78,8 +78,8 @@ class Field:
 
     def fits(self, value: Any) -> bool:
         """Returns whether a value is of this kind, in range and possible. True is no number."""
-        in_range = self.kind is not int or self.low <= value <= self.high
-        return type(value) is self.kind and in_range and (not self.choices or value in self.choices)
+        fits = type(value) is self.kind and (self.kind is not int or self.low <= value <= self.high)
+        return fits and (not self.choices or value in self.choices)
 
 
 async def read_body(request: web.Request, fields: dict[str, Field]) -> dict[str, Any]:

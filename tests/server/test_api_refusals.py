@@ -18,9 +18,9 @@ from livelora.trainer.recipe.config import TrainConfig
 from raw import act, ask, say
 
 LARGEST = 64 * 1024
-KEYS = {"pause": set(), "stop": set(), "discard": set(), "save": set(), "export": set(), "sample": set(), "delete": set(),
-        "resume": {"client_id"}, "extend": {"steps", "client_id"}, "move": {"position"}, "share": {"policy"},
-        "duplicate": {"changes", "client_id"}}
+KEYS = {"pause": set(), "stop": set(), "discard": set(), "save": set(), "export": set(), "sample": set(),
+        "delete": set(), "resume": {"client_id"}, "extend": {"steps", "client_id"}, "move": {"position"},
+        "share": {"policy"}, "duplicate": {"changes", "client_id"}}
 """Actions and the keys of their bodies, as docs/api.md lists them."""
 REFUSED_WHEN_DONE = ("pause", "resume", "stop", "discard", "save", "sample")
 
@@ -97,7 +97,7 @@ def test_bytes_that_are_no_json_object(server, job, body, action):
 @given(body=json_values, action=st.sampled_from(sorted(KEYS)))
 def test_json_that_is_no_body_of_this_action(server, job, body, action):
     """An object without its keys: the state refuses those that take none."""
-    if action in ("delete", "resume") and body == {}:
+    if action in ("delete", "resume", "export") and body == {}:
         return
     answer = ask(server, "POST", f"/livelora/jobs/{job}/{action}", json.dumps(body).encode())
     fits = body == {} and action in REFUSED_WHEN_DONE

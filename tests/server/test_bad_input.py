@@ -128,7 +128,7 @@ def test_a_recipe_that_no_layer_of_the_model_fits(server, mode):
     assert server.get("/livelora/jobs") == jobs
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "..", "", "C:\\x"])
+@pytest.mark.parametrize("name", ["../evil", "a/../b", "..", "", "C:\\x"])
 def test_a_name_that_is_no_file_name(server, name):
     assert "name" in refusal(server, with_save(training(40), name))
 

@@ -99,11 +99,9 @@ class Job:
         return ""
 
     def check(self, action: str) -> None:
-        """Raises Refused if the action is not possible now."""
+        """Raises Refused if the action is not possible now. So does each method for what a person wants."""
         if reason := self.why_not(action):
             raise Refused(reason)
-
-    # What a person wants of the job. Each method raises Refused if the job's state does not allow it
 
     def want(self, wish: Wish) -> None:
         """Notes what is to happen to the training after the step under way."""
@@ -221,7 +219,8 @@ class Job:
         with self.history.tolerating("LoRA"):
             self.folder.keep_lora(newest)
             self.unwritten = None
-        self.saving.at_end(newest, self.graph, self.history)
+        if not self.interrupted:  # that ended the whole workflow
+            self.saving.at_end(newest, self.graph, self.history)
 
     def takes(self, name: str) -> bool:
         """Returns whether this was asked for, and forgets that it was."""
