@@ -8,7 +8,6 @@ const NOTIFICATION = "LiveLoRA.Notices.Notification";
 const LONG = 15000;
 const ENDS = {
   done: { severity: "success", summary: "LoRA trained" },
-  stopped: { severity: "info", summary: "LoRA training stopped" },
   failed: { severity: "error", summary: "LoRA training failed" },
 };
 const ACTIVE = ["queued", "preparing", "training", "finishing"];

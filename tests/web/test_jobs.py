@@ -8,6 +8,7 @@ import pytest
 from demo_page import (
     DEMO,
     MINUTE,
+    TOAST,
     TRAIN,
     answer_dialog,
     load,
@@ -120,8 +121,22 @@ def test_pictures_and_states_can_be_had_at_once(page, server, wait_for):
     job = start_demo(page)
     press(page, "sample")
     page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
-    press(page, "save")
-    assert len(wait_for(server, job, lambda facts: facts["snapshots"])["snapshots"]) == 1
+    press(page, "export")
+    [file] = wait_for(server, job, lambda facts: facts["saved"])["saved"]
+    page.wait_for_function("(text) => document.querySelector('.livelora .files').textContent === text",
+                           arg=f"Saved as {file}", timeout=MINUTE)
+    assert (server.base / "models" / "loras" / file).exists()
+
+
+def test_a_background_training_says_that_it_goes_on_and_when_it_ends(page, server):
+    queue_demo(page, steps=6, mode="background")
+    told = toast(page)
+    assert "trains in the background. ComfyUI's own message that the job is completed only means that" in told
+    assert "It will be saved as" in told
+    page.wait_for_function("""(toasts) => [...document.querySelectorAll(toasts)].some((toast) =>
+      /“flatmoji”: Trained 6 steps\\. Saved as .*\\.safetensors\\./.test(toast.textContent))""",
+                           arg=TOAST, timeout=2 * MINUTE)
+    assert page.problems == []
 
 
 def test_a_job_that_waits_says_for_how_many_and_can_be_put_in_front(page, server):
