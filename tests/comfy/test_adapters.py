@@ -305,6 +305,26 @@ def test_a_start_that_does_not_fit_is_refused_with_all_reasons(host):
     assert "1 of its modules are not in this model: double_blocks.9.img_mlp.0." in told
 
 
+@pytest.mark.parametrize(("adapter", "shapes", "dead", "told"), [
+    ("LoRA", {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2)}, "lora_A.weight lora_B.weight", "more than one matrix"),
+    ("LoHa", {"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2), "hada_w2_b": (2, 8)},
+     "hada_w1_a hada_w1_b", "more than one matrix is zero"),
+    ("LoHa", {"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2), "hada_w2_b": (2, 8)},
+     "hada_w1_b hada_w2_a", "more than one matrix is zero"),
+    ("LoKr", {"lokr_w1": (2, 2), "lokr_w2": (4, 4)}, "lokr_w1 lokr_w2", "more than one matrix is zero"),
+    ("OFT", {"oft_blocks": (8, 1, 1)}, "oft_blocks", "blocks of one output cannot turn"),
+])
+def test_a_start_that_cannot_learn_is_refused(adapter, shapes, dead, told):
+    """One layer or one matrix that is not zero is enough."""
+    config, dead = replace(CONFIG, adapter=adapter), dead.split()
+    one, two = ({f"diffusion_model.single_blocks.{number}.linear2.{name}": torch.zeros(shape) if name in names else
+                 torch.ones(shape) for name, shape in shapes.items()} for number, names in ((0, dead), (1, dead[:1])))
+    with pytest.raises(ValueError, match=f"single_blocks.0.linear2.*{told}"):
+        check_start(one, config, {"single_blocks.0.linear2"})
+    if adapter != "OFT":
+        check_start(one | two, config, {"single_blocks.0.linear2", "single_blocks.1.linear2"})
+
+
 def test_rslora_has_a_scale_by_the_root_of_its_rank(host):
     view, config = host.view(torch.float32), replace(CONFIG, adapter="rsLoRA", rank=16, alpha=8.0)
     inject(view, config, layout(view, config, FLUX1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 
 from torch import Tensor
 
@@ -43,15 +44,27 @@ def diffs(lora: dict[str, Tensor]) -> dict[str, Tensor]:
 def adapter_kind(lora: dict[str, Tensor]) -> str:
     """Returns the kind of adapter that all layers of a LoRA with our names are of. An rsLoRA counts as a LoRA: in a
     file it is one with a larger alpha. Raises ValueError if the layers are of different kinds."""
-    kinds = {kind_of(layer).stored_as for layer in layers(lora).values()}
+    kinds = {kind_of(layer).stored_as: module for module, layer in layers(lora).items()}
     if len(kinds) > 1:
-        raise ValueError(f"This file mixes {' and '.join(sorted(kinds))}. Choose one whose layers are all of one kind.")
-    return kinds.pop()
+        mixed = " and ".join(f"{kind} (such as {module})" for kind, module in sorted(kinds.items()))
+        raise ValueError(f"This file mixes {mixed}. Choose one whose layers are all of one kind.")
+    return kinds.popitem()[0]
 
 
-def kind_of(layer: Layer) -> Kind:
-    """Returns the kind of adapter that a layer's tensors are of."""
-    return next((kind for mark, kind in _MARKS.items() if any(name.startswith(mark) for name in layer)), _UNMARKED)
+def kind_of(names: Collection[str]) -> Kind:
+    """Returns the kind of adapter that a layer is of, given its tensors by the ends of their names."""
+    return next((kind for mark, kind in _MARKS.items() if any(name.startswith(mark) for name in names)), _UNMARKED)
+
+
+def matrices(layer: Layer) -> set[str]:
+    """Returns the ends of the names of those tensors of which a layer's change is the product."""
+    return {*layer} - {"alpha", *kind_of(layer).more}
+
+
+def is_stuck(layer: Layer) -> bool:
+    """Returns whether training cannot move any matrix of a layer: two of them are zero, and the gradient of each is a
+    product of all others."""
+    return sum(not layer[name].any() for name in matrices(layer)) > 1
 
 
 def ranks(lora: dict[str, Tensor]) -> dict[str, int]:

@@ -41,7 +41,8 @@ def join(module: str, parts: dict[int, Layer], names: Names) -> Layer:
     """Joins diffusers' layers into the one that they are for us: A one below the other, B block by block, with zeros
     where a layer is missing. If all have the same A, it is kept once.
 
-    Raises ValueError if they are a DoRA that cannot be joined."""
+    Raises ValueError if their sizes do not go together, or if they are a DoRA that cannot be joined."""
+    _check_sizes(module, parts, names)
     first, shares = next(iter(parts.items())), names.shares(module)
     unit = len(first[1]["lora_B.weight"]) // shares[first[0]]
     downs = [layer["lora_A.weight"] for layer in parts.values()]
@@ -59,6 +60,28 @@ def join(module: str, parts: dict[int, Layer], names: Names) -> Layer:
     joined = {"lora_A.weight": a, "lora_B.weight": _in_other_order(module, "lora_B.weight", b, names),
               "alpha": torch.tensor(scale * len(a))}
     return joined | _join_scales(module, parts, names)
+
+
+def rows_problem(module: str, part: int | None, rows: int, names: Names) -> str:
+    """Returns why our layer, or a part of it, cannot have so many rows; empty if it can."""
+    shares = names.shares(module)
+    pieces = (sum(shares) if part is None else shares[part]) * (2 if names.swapped(module) else 1)
+    return "" if rows % pieces == 0 else (f"has {rows} outputs, which do not divide into the {pieces} equal pieces of "
+                                          "such a layer. Get the file again.")
+
+
+def _check_sizes(module: str, parts: dict[int, Layer], names: Names) -> None:
+    theirs, shares = names.diffusers(module), names.shares(module)
+    first = next(iter(parts))
+    unit, inputs = len(parts[first]["lora_B.weight"]) // shares[first], parts[first]["lora_A.weight"].shape[1]
+    for part, layer in parts.items():
+        if (rows := len(layer["lora_B.weight"])) != unit * shares[part]:
+            raise ValueError(f"{theirs[part]}.lora_B.weight has {rows} rows instead of {unit * shares[part]}, which go "
+                             f"with the {unit * shares[first]} of {theirs[first]}.lora_B.weight: both are parts of "
+                             f"{module}. Get the file again.")
+        if (columns := layer["lora_A.weight"].shape[1]) != inputs:
+            raise ValueError(f"{theirs[part]}.lora_A.weight has {columns} columns and {theirs[first]}.lora_A.weight "
+                             f"{inputs}, though both are parts of {module}. Get the file again.")
 
 
 def _scaled(b: Tensor, factor: float) -> Tensor:

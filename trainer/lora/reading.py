@@ -6,8 +6,7 @@ import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,10 +14,10 @@ from torch import Tensor
 from ..model.family import Family
 from .kinds import Kind, Layer
 from .kinds.pair import PAIR
-from .layers import DIFFS, PREFIX, STORED, SUFFIXES, kind_of
+from .layers import DIFFS, PREFIX, STORED, SUFFIXES, kind_of, matrices
 from .names import Names, Place, family_of, names_of
-from .parts import PARTS, join
-from .peft_config import alpha_of, config_of
+from .parts import PARTS, join, rows_problem
+from .peft_config import alphas_of
 from .values import numbers
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,17 @@ ALIASES = {
     "w_norm": "diff",
 }
 """How names end in other programs' files → how ours end."""
+UNSUPPORTED = {
+    r"\.(lora_mid\.weight|hada_t[12]|lokr_t2)": "the middle of a Tucker decomposition",
+    r"\.[ab][12]\.weight": "a part of a GLoRA",
+    r"\.rescale": "the scale of an OFT's outputs",
+    r"\.(set_weight|reshape_weight)": "a new weight or shape instead of a change",
+    r"(\.lora_B\.bias|(?<=_norm)\.scale)": "a bias or norm as BFL's control LoRAs have them",
+    r"_qkv\..+": "for query, key and value of a layer that has more rows",
+    r"[._](bias\.diff|b_norm)": "the change of a bias by another name than .diff_b",
+}
+"""How names of tensors go on after the layer's, in kinds of LoRA that ComfyUI's loader knows and that are not read here
+→ what the tensors are."""
 KEY = re.compile(rf"(.+)(?:\.|_(?=lora\.))({'|'.join(map(re.escape, [*ALIASES, *SUFFIXES]))})")
 
 
@@ -54,23 +64,28 @@ def read(tensors: dict[str, Tensor], families: tuple[Family, ...]) -> dict[str, 
     keys = _without_others(tensors)
     names = names_of(family_of([_bare(match[1]) for key in keys if (match := KEY.fullmatch(key))], families))
     found, changes = _sort(keys, names, families)
-    config = config_of(getattr(tensors, "metadata", {}))
-    if config and any("alpha" not in layer for parts in found.values() for layer in parts.values()):
-        log.warning("The alpha of this LoRA stands in its metadata alone. It is taken from there, as diffusers does; "
-                    "ComfyUI's Load LoRA would take the rank")
+    whole = {module: {part: _complete({suffix: (key, tensors[key]) for suffix, key in layer.items()},
+                                      Place(module, part), names) for part, layer in parts.items()}
+             for module, parts in found.items()}
+    _add_alphas([named for parts in whole.values() for named in parts.values()], getattr(tensors, "metadata", {}))
     lora = {f"{PREFIX}{module}.{suffix}": numbers(key, tensors[key])
             for module, layer in changes.items() for suffix, key in layer.items()}
-    for module, parts in found.items():
-        ready = {part: _complete({suffix: (key, tensors[key]) for suffix, key in layer.items()}, config)
-                 for part, layer in parts.items()}
+    for module, parts in whole.items():
+        ready = {part: layer for part, (_, layer) in parts.items()}
         lora |= {f"{PREFIX}{module}.{suffix}": value for suffix, value in _whole(module, ready, names).items()}
     return lora
 
 
 def _without_others(tensors: dict[str, Tensor]) -> list[str]:
-    """Returns the names of the tensors for the diffusion model, and logs how many others there are."""
-    for what, beginnings in OTHERS.items():
-        if skipped := sum(key.startswith(beginnings) for key in tensors):
+    """Returns the names of the tensors for the diffusion model, and logs how many others there are. Raises ValueError
+    if all are others."""
+    others = {what: sum(key.startswith(beginnings) for key in tensors) for what, beginnings in OTHERS.items()}
+    if tensors and sum(others.values()) == len(tensors):
+        alone = " and ".join(what for what, count in others.items() if count)
+        raise ValueError(f"This LoRA is for {alone} alone: none of its {len(tensors)} tensors, such as "
+                         f"{next(iter(tensors))}, is for the diffusion model. Choose another one.")
+    for what, skipped in others.items():
+        if skipped:
             log.warning("%d tensors for %s are left out: only the diffusion model is trained", skipped, what)
     return [key for key in tensors if not key.startswith(tuple(itertools.chain(*OTHERS.values())))]
 
@@ -86,6 +101,9 @@ def _sort(keys: Iterable[str], names: Names, families: tuple[Family, ...]) -> tu
         match = KEY.fullmatch(key)
         place = names.find(_bare(match[1])) if match else None
         if not match or not place:
+            if what := _unsupported(key, names):
+                raise ValueError(f"{key} is {what}. ComfyUI's Load LoRA knows this kind, but it is not supported here. "
+                                 "Put that file into a Load LoRA node, or choose another one.")
             unknown.append(key)
             continue
         suffix = ALIASES.get(match[2], match[2])
@@ -98,6 +116,12 @@ def _sort(keys: Iterable[str], names: Names, families: tuple[Family, ...]) -> tu
         layer[suffix] = key
     _check_names(unknown, bool(found), families)
     return found, changes
+
+
+def _unsupported(key: str, names: Names) -> str:
+    """Returns what a tensor is that ComfyUI's Load LoRA knows and that is not read here; empty for any other."""
+    matches = ((re.fullmatch(rf"(.+?){end}", key), what) for end, what in UNSUPPORTED.items())
+    return next((what for match, what in matches if match and names.find(_bare(match[1]))), "")
 
 
 def _problem(suffix: str, place: Place, names: Names) -> str:
@@ -139,9 +163,9 @@ def _whole(module: str, parts: dict[int | None, Layer], names: Names) -> Layer:
     return parts[None]
 
 
-def _complete(tensors: dict[str, tuple[str, Tensor]], config: dict[str, Any]) -> Layer:
-    """Returns a layer as ComfyUI reads it, given each tensor with its name in the file, and PEFT's configuration for
-    where it has no alpha. Raises ValueError if it is not exactly one adapter, or does nothing."""
+def _complete(tensors: dict[str, tuple[str, Tensor]], place: Place, names: Names) -> tuple[str, Layer]:
+    """Returns a layer's name in the file, and the layer as ComfyUI reads it, given each tensor with its name in the
+    file. It may still be without its alpha. Raises ValueError if it is not exactly one adapter."""
     name = next(match[1] for key, _ in tensors.values() if (match := KEY.fullmatch(key)))
     layer = {suffix: numbers(key, value) for suffix, (key, value) in tensors.items()}
     layer |= {suffix: layer[suffix].flatten(1) for suffix in PAIR if suffix in layer and layer[suffix].ndim > 2}
@@ -149,24 +173,36 @@ def _complete(tensors: dict[str, tuple[str, Tensor]], config: dict[str, Any]) ->
     _check_shapes(name, layer, kind)
     if problem := kind.problem(name, layer):
         raise ValueError(problem)
+    if problem := rows_problem(*place, kind.widths(layer)[1], names):
+        raise ValueError(f"{name} {problem}")
     if not kind.has_alpha(layer):  # alpha says nothing about these
-        return {suffix: value for suffix, value in layer.items() if suffix != "alpha"}
-    rank = kind.rank(layer)
-    told = alpha_of(config, name, rank)
-    layer = {"alpha": torch.tensor(float(rank) if told is None else told), **layer}
-    if not layer["alpha"].item():
-        raise ValueError(f"{name}.alpha is 0, so this LoRA changes nothing there and cannot learn. Choose another "
-                         "file.")
-    return layer
+        layer.pop("alpha", None)
+    return name, layer
+
+
+def _add_alphas(layers: list[tuple[str, Layer]], metadata: Mapping[str, str]) -> None:
+    """Gives each layer that has none its alpha: what the metadata say, which the log tells, or else the rank. Raises
+    ValueError if an alpha is 0."""
+    ranks = {name: kind_of(layer).rank(layer) for name, layer in layers if kind_of(layer).has_alpha(layer)}
+    missing = {name: layer for name, layer in layers if name in ranks and "alpha" not in layer}
+    told = alphas_of(metadata, {_bare(name): rank for name, rank in ranks.items()}) if missing else {}
+    if told:
+        log.warning("The alpha of this LoRA stands in its metadata alone. It is taken from there, as diffusers does; "
+                    "ComfyUI's Load LoRA would take the rank")
+    for name, layer in missing.items():
+        layer["alpha"] = torch.tensor(float(told.get(_bare(name), ranks[name])))
+    for name, layer in layers:
+        if name in ranks and not layer["alpha"].float().item():
+            raise ValueError(f"{name}.alpha is {layer['alpha'].item():g}, so this LoRA changes nothing there and "
+                             "cannot learn. Choose another file.")
 
 
 def _check_shapes(name: str, layer: Layer, kind: Kind) -> None:
-    matrices = {*layer} - {"alpha", *kind.more}
-    if not any({*suffixes} == matrices for suffixes in kind.tensors):
+    if not any({*suffixes} == matrices(layer) for suffixes in kind.tensors):
         raise ValueError(f"This LoRA has for the layer {name} the tensors {', '.join(sorted(layer))}, which do not "
                          f"make up a {kind.stored_as}. If tensors are missing, get the file again; else choose one "
                          "without extras.")
-    for suffix in sorted(matrices):
+    for suffix in sorted(matrices(layer)):
         if layer[suffix].ndim != kind.dimensions:
             raise ValueError(f"{name}.{suffix} has {layer[suffix].ndim} dimensions, where {kind.stored_as} has "
                              f"{kind.dimensions}. Choose another file.")

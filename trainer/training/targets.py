@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..lora.inject import Layout, inject
 from ..lora.kinds import KINDS
-from ..lora.layers import adapter_kind, kind_of, layers
+from ..lora.layers import adapter_kind, is_stuck, kind_of, layers
 from ..lora.tensors import from_lora, layout_of
 from ..model.family import Family
 from ..model.view import Weight, build_view
@@ -106,6 +106,9 @@ def check_start(lora: dict[str, Tensor], config: TrainConfig, linears: set[str])
                             f"effect. Set it back to {field.default!r}.")
     told = (kind_of(layer).start_problem(name, layer) for name, layer in layers(lora).items())
     problems += itertools.islice(filter(None, told), 1)
+    if all(map(is_stuck, layers(lora).values())):
+        problems.append(f"Nothing of it can be trained: in each of its layers, such as {next(iter(layers(lora)))}, "
+                        "more than one matrix is zero. Start from another file, or from none.")
     if unknown := sorted({*layers(lora)} - linears):
         problems.append(f"{len(unknown)} of its modules are not in this model: {', '.join(unknown[:3])}.")
     if problems:

@@ -7,6 +7,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import formats
 from livelora.trainer.lora.formats import adapter_kind, ranks
@@ -100,7 +102,7 @@ def test_text_encoders_are_left_out_and_logged(caplog):
     with caplog.at_level(logging.WARNING):
         assert read(tensors | encoders).keys() == read(tensors).keys()
     assert "2 tensors for text encoders are left out" in caplog.text
-    with pytest.raises(ValueError, match="no tensor for a layer of FLUX.1.*Choose such a file"):
+    with pytest.raises(ValueError, match="is for text encoders alone: none of its 2 tensors, such as lora_te1_"):
         read(encoders)
 
 
@@ -141,7 +143,7 @@ def test_a_file_of_two_kinds_is_refused():
     a, b = pair(3 * WIDTH)
     other = BFL.replace("3", "4")
     lora = read({f"{BFL}.lora_A.weight": a, f"{BFL}.lora_B.weight": b, f"{other}.oft_blocks": drawn(2, 3, 3)})
-    with pytest.raises(ValueError, match="mixes LoRA and OFT"):
+    with pytest.raises(ValueError, match=r"mixes LoRA \(such as \S+3.img_attn.qkv\) and OFT \(such as \S+4.img_attn"):
         adapter_kind(lora)
 
 
@@ -153,6 +155,7 @@ def test_a_layer_by_two_names_is_refused():
         read(tensors | {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b})
 
 
+LINEAR1 = {"attn.to_q": 1, "attn.to_k": 1, "attn.to_v": 1, "proj_mlp": 4}
 KINDS = {
     "LoRA": ({"lora_A.weight": (2, 8), "lora_B.weight": (24, 2)}, 2),
     "DoRA": ({"lora_A.weight": (2, 8), "lora_B.weight": (24, 2), "dora_scale": (24, 1)}, 2),
@@ -181,6 +184,51 @@ def test_a_lokr_of_whole_matrices_has_no_alpha_because_comfyui_looks_at_none():
     assert lora.keys() == tensors.keys() and ranks(lora) == {"double_blocks.3.img_attn.qkv": 8}
 
 
+@settings(max_examples=40)
+@given(rows=st.dictionaries(st.sampled_from([*LINEAR1]), st.sampled_from([1, 4, 5, 8, 16, 32, 33]), min_size=1),
+       columns=st.sampled_from([{}, {"proj_mlp": 4}]))
+def test_parts_are_joined_or_refused_by_name(rows, columns):
+    """Query, key, value and MLP have rows as 1 : 1 : 1 : 4, and the same inputs."""
+    block = "transformer.single_transformer_blocks.0"
+    tensors = {}
+    for name, count in rows.items():
+        tensors |= {f"{block}.{name}.lora_A.weight": drawn(2, columns.get(name, WIDTH)),
+                    f"{block}.{name}.lora_B.weight": drawn(count, 2)}
+    fits = len({count / LINEAR1[name] for name, count in rows.items()}) == 1 and rows.get("proj_mlp", 4) % 4 == 0
+    if fits and (len(rows) == 1 or not {*columns} & {*rows}):
+        joined = read(tensors)["diffusion_model.single_blocks.0.linear1.lora_B.weight"]
+        assert len(joined) == 7 * next(count / LINEAR1[name] for name, count in rows.items())
+        return
+    with pytest.raises(ValueError) as told:
+        read(tensors)
+    assert any(f"{name}.lora_" in str(told.value) or f"{name} has" in str(told.value) for name in rows)
+
+
+@pytest.mark.parametrize(("layer", "rows", "pieces"), [
+    ("lora_unet_double_blocks_0_img_attn_qkv", 32, 3), ("lora_unet_single_blocks_0_linear1", 32, 7),
+    ("transformer.norm_out.linear", 33, 2), ("final_layer.adaLN_modulation.1", 33, 2),
+])
+def test_rows_that_diffusers_could_not_share_out_are_refused(layer, rows, pieces):
+    a, b = pair(rows)
+    with pytest.raises(ValueError, match=f"{layer} has {rows} outputs, which do not divide into the {pieces} equal"):
+        read({f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b})
+
+
+@pytest.mark.parametrize(("shapes", "told"), [
+    ({"oft_blocks": (6, 4, 3)}, r"oft_blocks is \(6, 4, 3\), and blocks that turn are square"),
+    ({"hada_w1_a": (24, 2), "hada_w1_b": (2, 8), "hada_w2_a": (12, 2), "hada_w2_b": (2, 8)},
+     r"hada_w1_a and hada_w1_b make up a matrix of \(24, 8\), and \S+hada_w2_a and hada_w2_b one of \(12, 8\)"),
+    ({"hada_w1_a": (24, 2), "hada_w1_b": (2, 8), "hada_w2_a": (24, 2), "hada_w2_b": (2, 4)},
+     r"hada_w1_a and hada_w1_b make up a matrix of \(24, 8\), and \S+hada_w2_a and hada_w2_b one of \(24, 4\)"),
+    *(({"lora_A.weight": (2, 8), "lora_B.weight": (24, 2), "lora_magnitude_vector": shape},
+       rf"lora_magnitude_vector is {re.escape(str(shape))}, and its layer has 24 outputs .* \(24,\) would fit")
+      for shape in ((), (5,), (24, 1), (1, 24), (24, 24))),
+])
+def test_shapes_that_mean_nothing_are_refused(shapes, told):
+    with pytest.raises(ValueError, match=f"{re.escape(BFL)}.{told}"):
+        read({f"{BFL}.{suffix}": drawn(*shape) for suffix, shape in shapes.items()})
+
+
 def test_an_oft_with_a_constraint_is_refused():
     tensors = {f"{BFL}.oft_blocks": drawn(6, 4, 4)}
     assert read(tensors | {f"{BFL}.alpha": torch.tensor(0.0)}).keys() == tensors.keys()
@@ -196,11 +244,11 @@ def dora(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_a_dora_without_its_magnitudes_is_refused_for_diffusers_and_without_its_scale_for_comfyui():
     scale, magnitude = {"dora_scale": drawn(3 * WIDTH, 1)}, {"lora_magnitude_vector": drawn(3 * WIDTH)}
-    for given, format, missing, others in (
+    for scales, format, missing, others in (
             (scale, "diffusers", "lora_magnitude_vector", "ComfyUI or kohya"),
             (magnitude, "ComfyUI", "dora_scale", "diffusers"), (magnitude, "kohya", "dora_scale", "diffusers")):
         with pytest.raises(ValueError, match=f"'{format}': it comes from a file without '{missing}'.*{others}"):
-            write(dora(**given), format)
+            write(dora(**scales), format)
     both = dora(**scale, **magnitude)
     assert f"{BFL}.lora_magnitude_vector" not in write(both, "ComfyUI")
     assert adapter_kind(read(write(both, "diffusers"))) == "DoRA"
@@ -217,3 +265,14 @@ def test_what_core_trained_on_another_model_is_saved_as_it_is_and_refused_for_ot
     assert write(tensors, "ComfyUI").keys() == tensors.keys()
     with pytest.raises(ValueError, match="unknown kind or layer, such as diffusion_model.blocks.0.self_attn.q"):
         write(tensors, "kohya")
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+@pytest.mark.parametrize(("tensors", "told"), [
+    ({}, "This LoRA has no tensors, so there is nothing to save"),
+    ({f"{BFL}.lora_A.weight": torch.full((2, 2), float("nan"))}, "qkv.lora_A.weight has values that are not finite"),
+    ({f"{BFL}.lora_A.weight": torch.ones(2, 2, dtype=torch.complex64)}, "qkv.lora_A.weight is stored as complex64"),
+], ids=["empty", "not finite", "complex"])
+def test_what_could_not_be_read_again_is_not_saved(tensors, told, format):
+    with pytest.raises(ValueError, match=told):
+        write(tensors, format)

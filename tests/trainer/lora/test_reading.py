@@ -50,12 +50,30 @@ def test_an_empty_tensor_is_refused_by_its_name(key):
      "is stored as float4_e2m1fn_x2.*Get the file in fp16"),
     (f"{PROJ}.oft_blocks", torch.ones(2, 2, 4, 4), "has 4 dimensions, where OFT has 3"),  # BOFT
     (f"{PROJ}.diff", torch.ones(8, 8), "it is the whole change of a matrix"),
+    (f"{QKV}.lora_up.weight", torch.full((24, 2), 1e39, dtype=torch.float64), "has values that are not finite"),
+    (f"{QKV}.alpha", torch.tensor(1e39, dtype=torch.float64), "has values that are not finite"),
+    (f"{QKV}.alpha", torch.tensor(1e-60, dtype=torch.float64), "is 1e-60, so this LoRA changes nothing"),
     ("transformer.transformer_blocks.0.attn.to_q.lokr_w1", torch.ones(2, 2), "it is for a part of double_blocks.0"),
     ("transformer.transformer_blocks.0.attn.norm_q.lora_A.weight", torch.ones(2, 2), "is a norm, of which only"),
 ])
 def test_what_says_nothing_or_has_no_meaning_is_refused_by_name(key, value, told):
     with pytest.raises(ValueError, match=f"{re.escape(key)} .*{told}"):
         read({**FILE, key: value}, FAMILIES)
+
+
+@pytest.mark.parametrize("key", [
+    *(f"{PROJ}.{end}" for end in ("lora_mid.weight", "hada_t1", "hada_t2", "lokr_t2", "rescale", "a1.weight",
+                                  "a2.weight", "b1.weight", "b2.weight", "set_weight", "reshape_weight", "lora_B.bias",
+                                  "bias.diff")),
+    "lora_unet_double_blocks_0_img_attn_proj.lora_mid.weight", "img_in.lora_B.bias",
+    "single_blocks.0.norm.key_norm.scale", "diffusion_model.single_blocks.0.linear1_qkv.lora_A.weight",
+    "lora_unet_single_blocks_0_linear1_qkv.lora_down.weight", "transformer.transformer_blocks.0.attn.norm_q.b_norm",
+])
+def test_kinds_that_load_lora_knows_and_we_do_not_are_told_as_such(key):
+    with pytest.raises(ValueError, match=f"^{re.escape(key)} is .*Load LoRA knows this kind, but it is not supported"):
+        read(PAIR | {key: torch.ones(2, 2)}, FAMILIES)
+    with pytest.raises(ValueError, match="of an unknown kind or layer"):
+        read(PAIR | {re.sub("double|single|transformer_bl|img_in", "other", key): torch.ones(2, 2)}, FAMILIES)
 
 
 @given(first=st.sampled_from([QKV, "lycoris_double_blocks_0_img_attn_qkv"]),
@@ -109,15 +127,45 @@ def test_a_configuration_beside_a_file_that_is_not_pefts_says_nothing_about_it(t
         assert read(load(path), FAMILIES)[f"{PROJ}.alpha"].item() == expected
 
 
+@pytest.mark.parametrize("content", [
+    b"", b"[16]", b"[" * 100_000, '{"lora_alpha": 16}'.encode("utf-16"), b'{"lora_alpha": 16, "base": "caf\xe9"}'])
+def test_a_configuration_that_cannot_be_read_is_named_with_its_lora(tmp_path, content):
+    (tmp_path / "adapter_config.json").write_bytes(content)
+    save_file(PAIR, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="The adapter_config.json beside 'adapter_model.safetensors', which tells its"):
+        load(tmp_path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(("config", "expected"), [
+    ({"r": 4}, 16), ({"r": 8}, 4), ({"r": 8, "rank_pattern": {"^double_blocks.0.img_attn.proj": 4}}, 16),
+    ({"rank_pattern": {"proj": 8}, "r": 4}, 4)])
+def test_a_configuration_for_another_rank_is_another_loras(caplog, config, expected):
+    with caplog.at_level(logging.WARNING):
+        assert alpha(PAIR, **{"adapter_config.json": json.dumps({"lora_alpha": 16} | config)}) == expected
+    assert ("belongs to another LoRA: there double_blocks.0.img_attn.proj has rank 8, here 4" in caplog.text) == (
+        expected == 4)
+    assert ("stands in its metadata alone" in caplog.text) == (expected == 16)
+
+
+def test_an_alpha_that_is_not_taken_is_not_logged(caplog):
+    """PEFT multiplies a LoKr of whole factors by alpha / r, and ComfyUI does not."""
+    lokr = {f"{PROJ}.lokr_w1": torch.ones(2, 2), f"{PROJ}.lokr_w2": torch.ones(4, 4)}
+    with caplog.at_level(logging.WARNING):
+        assert read(Lora(lokr, {"adapter_config.json": '{"alpha": 32, "r": 8}'}), FAMILIES).keys() == lokr.keys()
+        assert alpha(PAIR, lora_adapter_metadata='{"transformer.r": 4}') == 4
+    assert not caplog.text
+
+
 @settings(max_examples=30)
 @given(told=st.one_of(st.text(min_size=1), st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-        st.sampled_from(["lora_alpha", "alpha_pattern", "transformer.lora_alpha", "proj"]), inner)).map(json.dumps)))
+        st.sampled_from(["lora_alpha", "alpha_pattern", "r", "rank_pattern", "transformer.lora_alpha", "proj"]), inner)
+).map(json.dumps)))
 def test_any_metadata_give_an_alpha_or_a_sentence(told):
     try:
         found = alpha(PAIR, lora_adapter_metadata=told)
     except ValueError as err:
-        assert re.search("lora_adapter_metadata|metadata tell no usable alpha for .*proj|proj.alpha is 0", str(err))
+        assert re.search(r"lora_adapter_metadata|no usable (alpha|rank) for .*proj|proj.alpha is \S+, so", str(err))
     else:
         assert abs(found) < float("inf")
 

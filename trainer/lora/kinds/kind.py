@@ -5,7 +5,7 @@ Shapes: I input width, O output width, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,8 +84,8 @@ class Kind:
     """Pairs of matrices that are multiplied: the first has as many rows as the second has columns."""
     dimensions: int = 2
     """How many dimensions the tensors have, alpha and `more` aside."""
-    has_alpha: Callable[[Mapping[str, Tensor]], bool] = lambda layer: True
-    """Whether ComfyUI looks at the alpha of a layer."""
+    has_alpha: Callable[[Collection[str]], bool] = lambda names: True
+    """(the ends of the names of a layer's tensors) → whether ComfyUI looks at its alpha."""
     problem: Callable[[str, Layer], str] = lambda module, layer: ""
     """(the layer's name, its tensors) → a sentence that says why a file with it cannot be used; empty if it can."""
     start_problem: Callable[[str, Layer], str] = lambda module, layer: ""

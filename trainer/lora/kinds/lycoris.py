@@ -5,11 +5,10 @@ Shapes: I input width, O output width, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...disk.packages import require
 from .kind import NAME, Kind, Layer, Settings, restore
@@ -49,9 +48,16 @@ def _export_lokr(layer: Any) -> Layer:
     return {**found, "alpha": torch.tensor(float(scale * layer.r[NAME]))}
 
 
-def _lokr_has_alpha(layer: Mapping[str, Tensor]) -> bool:
+def _loha_problem(module: str, layer: Layer) -> str:
+    one, two = (_factor(layer, name) for name in ("hada_w1", "hada_w2"))
+    return "" if one == two else (
+        f"{module}.hada_w1_a and hada_w1_b make up a matrix of {one}, and {module}.hada_w2_a and hada_w2_b one of "
+        f"{two}: a LoHa multiplies them value by value. Get the file again.")
+
+
+def _lokr_has_alpha(names: Collection[str]) -> bool:
     """Returns whether ComfyUI looks at the alpha of a layer. It does not if both factors are whole."""
-    return not {"lokr_w1", "lokr_w2"} <= {*layer}
+    return not {"lokr_w1", "lokr_w2"} <= {*names}
 
 
 def _lokr_rank(layer: Layer) -> int:
@@ -78,7 +84,7 @@ KINDS = {
     "LoHa": Kind(
         uses=frozenset({"alpha", "rank_dropout"}), config=_loha_config, finish=_finish, stored_as="LoHa",
         tensors=(LOHA,), marks=("hada_w1_a",), products=(("hada_w1_b", "hada_w1_a"), ("hada_w2_b", "hada_w2_a")),
-        rank=lambda layer: len(layer["hada_w1_b"]),
+        problem=_loha_problem, rank=lambda layer: len(layer["hada_w1_b"]),
         widths=lambda layer: (layer["hada_w1_b"].shape[1], len(layer["hada_w1_a"])), export=_export_loha,
         restore=restore, lycoris={"algo": "loha"}, not_merged=NO_PRODUCT),
     # Yeh et al. 2023 (arXiv:2309.14859)

@@ -48,10 +48,19 @@ def _blocks_divide(rank: int, outputs: int) -> str:
     return f"OFT turns blocks of {rank} outputs, which do not divide its {outputs}. Choose a rank that does: 16, 32…"
 
 
-def _constrained(module: str, layer: Layer) -> str:
+def _problem(module: str, layer: Layer) -> str:
+    _, rows, columns = shape = tuple(layer["oft_blocks"].shape)
+    if rows != columns:
+        return f"{module}.oft_blocks is {shape}, and blocks that turn are square. Get the file again."
     alpha = layer["alpha"].item() if "alpha" in layer else 0.0
     return (f"This OFT limits how far it turns (alpha {alpha:g} at {module}), which is not supported. Choose one that "
             "was trained without a constraint.") if alpha > 0 else ""
+
+
+def _start_problem(module: str, layer: Layer) -> str:
+    return "" if layer["oft_blocks"].shape[-1] > 1 else (
+        f"{module}.oft_blocks is {tuple(layer['oft_blocks'].shape)}: blocks of one output cannot turn, so nothing can "
+        "be trained. Start from one of a rank of at least 2.")
 
 
 def _export_oft(layer: Any) -> Layer:
@@ -76,7 +85,7 @@ KINDS = {
     "OFT": Kind(
         least_rank=2, rank_problem=_blocks_divide, config=_oft_config, finish=_turn_outputs, forward=_rotated,
         stored_as="OFT", tensors=(("oft_blocks",),), marks=("oft_blocks",), dimensions=3,
-        has_alpha=lambda layer: False, problem=_constrained,
+        has_alpha=lambda names: False, problem=_problem, start_problem=_start_problem,
         rank=lambda layer: layer["oft_blocks"].shape[-1],
         widths=lambda layer: (None, len(layer["oft_blocks"]) * layer["oft_blocks"].shape[1]), export=_export_oft,
         restore=_restore_oft, lycoris={"algo": "diag-oft"},

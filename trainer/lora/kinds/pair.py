@@ -102,11 +102,12 @@ def _restore_dora(layer: Any, tensors: Layer) -> Iterator[Restored]:
 
 
 def _scale_problem(module: str, layer: Layer) -> str:
-    scale, outputs, inputs = layer.get("dora_scale"), len(layer["lora_B.weight"]), layer["lora_A.weight"].shape[1]
-    if scale is None or scale.shape in ((outputs, 1), (1, inputs)):
-        return ""
-    return (f"{module}.dora_scale is {tuple(scale.shape)}, and its layer has {outputs} outputs and {inputs} inputs: "
-            f"{(outputs, 1)} or {(1, inputs)} would fit. Get the file again.")
+    outputs, inputs = len(layer["lora_B.weight"]), layer["lora_A.weight"].shape[1]
+    for name, fitting in zip(SCALES, (((outputs, 1), (1, inputs)), ((outputs,),)), strict=True):
+        if name in layer and layer[name].shape not in fitting:
+            return (f"{module}.{name} is {tuple(layer[name].shape)}, and its layer has {outputs} outputs and {inputs} "
+                    f"inputs: {' or '.join(map(str, fitting))} would fit. Get the file again.")
+    return ""
 
 
 def _start_problem(module: str, layer: Layer) -> str:
