@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..trainer.comfy.loras import Loras
+from ..trainer.comfy import loras
 from ..trainer.comfy.paths import loras_folder
 from ..trainer.jobs.saving import SaveAs
 from ..trainer.jobs.workflow import Graph
-from ..trainer.lora.file import FILE_DTYPES, check_name
+from ..trainer.lora.file import FILE_DTYPES
 from ..trainer.lora.formats import FORMATS, Format
 from .choices import checked
 from .jobs import EVERYBODY
@@ -54,7 +54,7 @@ class SaveLora(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name) -> bool | str:
         """Refuses, before anything runs, a name that cannot be a file's."""
-        return name is None or refusal(check_name, name)
+        return name is None or refusal(loras.check, name)
 
     @classmethod
     @checked
@@ -62,5 +62,5 @@ class SaveLora(io.ComfyNode):
         how = SaveAs(name, dtype, format, embed_workflow)
         graph = Graph(cls.hidden.prompt or {}, "", (cls.hidden.extra_pnginfo or {}).get("workflow"))
         job = EVERYBODY.book_of_prompt().get(lora.job) if getattr(lora, "job", "") else None
-        file = job.saving.save(lora, how, graph) if job else Loras().write(lora, how, graph)
+        file = job.saving.save(lora, how, graph) if job else loras.Loras().write(lora, how, graph)
         return io.NodeOutput(file, str(loras_folder() / file), ui={"text": (f"Saved {file}",)})

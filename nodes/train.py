@@ -7,6 +7,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..trainer.comfy import loras
 from ..trainer.comfy.families import FAMILIES, USUAL, names
 from ..trainer.comfy.host import ComfyHost, with_lora
 from ..trainer.comfy.paths import lora_names, lora_path
@@ -18,7 +19,7 @@ from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
 from ..trainer.jobs.saving import SaveAs
 from ..trainer.jobs.workflow import Graph
-from ..trainer.lora.file import check_name, load
+from ..trainer.lora.file import load
 from ..trainer.lora.reading import read
 from ..trainer.recipe.config import TrainConfig
 from ..trainer.training.optim import packages_for
@@ -168,7 +169,7 @@ def _saves(prompt: dict[str, Any], node: str, result: Which, about: dict[str, An
         if behind and "name" in inputs and not linked:
             try:
                 check(SaveLora, inputs)
-                check_name(inputs["name"])
+                loras.check(inputs["name"])
             except ValueError as err:
                 raise ValueError(f"Save LoRA (node {name}) could not save what is trained, so nothing is trained. "
                                  f"{err}") from err

@@ -119,7 +119,7 @@ function stateLine(facts) {
   const { state, message, step, steps } = facts;
   if (state === "training") return `Step ${step} of ${steps}${whatNext(facts)}`;
   if (state === "failed") return `Failed at step ${step} of ${steps}`;
-  return message || (state === "queued" ? waiting(facts.position) : state[0].toUpperCase() + state.slice(1));
+  return message || (state === "queued" ? waiting(facts) : state[0].toUpperCase() + state.slice(1));
 }
 
 /** A training that cannot be paused is about to end or to pause: the server says which. */
@@ -129,9 +129,10 @@ function whatNext({ actions, message, eta }) {
 }
 
 /** The job that trains is not in the queue any more, but it is before the others. */
-function waiting(position) {
+function waiting({ position, behind }) {
   if (position == null) return "It is this job's turn";
-  return `Waiting: ${position + 1} ${position ? "jobs" : "job"} before it`;
+  const first = behind ? `“${behind}” trains now, ` : "";
+  return `Waiting: ${first}${position + 1} ${position ? "jobs" : "job"} before it`;
 }
 
 function lossLine(facts) {

@@ -36,9 +36,13 @@ export function notice(facts) {
   }
 }
 
-/** Says, when a training begins in the background, what ComfyUI's own message that comes now does not say. */
+/** Says, when a training begins or has to wait, what ComfyUI's own message that comes now does not say. */
 export function noticeBegin(facts) {
   notice(facts);
+  if (facts.state === "queued" && facts.behind) {
+    return toast("info", "LoRA training waits", `“${facts.name}” begins when “${facts.behind}” is done, which trains ` +
+      "now. To begin at once, pause or stop that one. Neither takes anything from the other.");
+  }
   if (facts.mode !== "background" || !ACTIVE.includes(facts.state)) return;
   const saves = facts.saves.length ? ` It will be saved as ${facts.saves.join(", ")} when it ends.` : "";
   toast("info", "LoRA training goes on", `“${facts.name}” trains in the background. ComfyUI's own message that the ` +

@@ -143,9 +143,10 @@ def test_a_job_that_waits_says_for_how_many_and_can_be_put_in_front(page, server
     for seed in (new_seed(), new_seed()):
         server.run(training(seed, steps=3000, mode="background"))
     queue_demo(page, steps=4)
-    wait_for_line(page, "^Waiting: 2 jobs before it$")
+    wait_for_line(page, "^Waiting: “flatmoji” trains now, 2 jobs before it$")
+    assert "“flatmoji” begins when “flatmoji” is done, which trains now." in toast(page)
     press(page, "move")
-    wait_for_line(page, "^Waiting: 1 job before it$")
+    wait_for_line(page, "^Waiting: “flatmoji” trains now, 1 job before it$")
     page.click(".livelora .more")
     assert page.is_visible(".livelora [data-action=extend]") and page.is_hidden(".livelora [data-action=move]")
     page.keyboard.press("Escape")

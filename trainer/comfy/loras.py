@@ -9,9 +9,19 @@ from torch import Tensor
 
 from ..jobs.saving import SaveAs
 from ..jobs.workflow import Graph
-from ..lora.file import save
+from ..lora.file import check_name, save
 from .families import FAMILIES
 from .paths import loras_folder
+
+
+def check(name: str) -> None:
+    """Raises ValueError if a LoRA of that name cannot be saved, because it can be no file's, or because a file stands
+    where one of its folders should be."""
+    check_name(name)
+    for folder in (loras_folder() / name.replace("\\", "/")).parents:
+        if os.path.isfile(folder):
+            raise ValueError(f"'{folder}' is a file, so the LoRA '{name}' cannot be saved in a folder of that name. "
+                             "Choose another.")
 
 
 class Loras:

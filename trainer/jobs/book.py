@@ -67,11 +67,11 @@ class Book:
 
     def status(self, job: Job) -> dict[str, Any]:
         """Returns what a person sees of a job, as plain values."""
-        return status(job, self._worker.position)
+        return status(job, self._worker)
 
     def details(self, job: Job) -> dict[str, Any]:
         """Returns `status` and what takes longer to find out."""
-        return details(job, self._worker.position)
+        return details(job, self._worker)
 
     # What a person wants. Each method raises Refused if the job's state does not allow it
 

@@ -19,6 +19,8 @@ class Worker:
     def __init__(self, lease: Lease) -> None:
         self._lease, self._lock = lease, threading.Lock()
         self._jobs: list[Job] = []
+        self.training: Job | None = None
+        """The job whose turn it is."""
         self._thread: threading.Thread | None = None
 
     def put(self, job: Job) -> None:
@@ -62,10 +64,11 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._lock:
+                self.training = None
                 if not self._jobs:
                     self._thread = None
                     return
-                job = self._jobs.pop(0)
+                self.training = job = self._jobs.pop(0)
             with self._lease.training(lambda job=job: job.sharing):
                 self._train(job)
 

@@ -25,6 +25,12 @@ SUFFIX = ".safetensors"
 LONGEST = 255 - len(f"_00002{SUFFIX}")
 """The longest name in UTF-8 bytes, so that a number and the suffix still fit. Linux takes 255 bytes and Windows 255
 UTF-16 units, which are never more than the bytes. The same holds for the folders before it."""
+LONGEST_WITH_FOLDERS = 512
+"""The longest name with its folders, in UTF-8 bytes. A whole path has at most 1024 on macOS."""
+UNFIT = re.compile(r'[:*?"<>|\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u2069\ufeff]')
+"""Characters that some system does not take in a name, or that nobody sees in it."""
+DEVICE = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?")
+"""The names that Windows keeps for devices, with any extension."""
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALES = tuple(name for kind in STORED.values() for name in kind.more)
 """The ends of the names of tensors that scale whole rows."""
@@ -57,6 +63,9 @@ def check_name(name: str) -> None:
     .safetensors behind it."""
     for part in _parts(name):
         _check_part(part)
+    if (size := len(name.encode())) > LONGEST_WITH_FOLDERS:
+        raise ValueError(f"The LoRA's name '{name[:20]}…' with its folders is too long for a disk: {size} bytes, and "
+                         f"at most {LONGEST_WITH_FOLDERS} fit. Use fewer folders.")
 
 
 def _parts(name: str) -> list[str]:
@@ -68,14 +77,14 @@ def _check_part(name: str) -> None:
     if not name.strip() or name != name.strip():
         raise ValueError(f"The LoRA needs a name without spaces around it, got {name!r}. Write for example "
                          "my_character, or people/my_character for a folder.")
-    if ".." in name or re.search(r'[:*?"<>|\x00-\x1f]', name) or name.startswith(".") or name.endswith("."):
+    if ".." in name or UNFIT.search(name) or name.startswith(".") or name.endswith("."):
         raise ValueError(f"The LoRA's name must be a file name, with folders before it if you like, but without '..' "
                          f"or any of :*?\"<>|, got {name!r}. It is saved in ComfyUI's models/loras folder.")
     check_text("The LoRA's name", name)
     if (size := len(name.encode())) > LONGEST:
         raise ValueError(f"The LoRA's name '{name[:20]}…' is too long for a disk: {len(name)} letters are {size} "
                          f"bytes, and at most {LONGEST} fit. Write a shorter one.")
-    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+    if DEVICE.fullmatch(name):
         raise ValueError(f"Windows keeps the name {name!r} for a device. Write for example my_{name}")
 
 
@@ -85,7 +94,7 @@ def _stem(name: str) -> str:
 
 def name_of(text: str) -> str:
     """Returns a file name for a LoRA, made of any text: what cannot be in a name becomes a hyphen."""
-    bare = re.sub(r'[/\\:*?"<>|\x00-\x1f\ud800-\udfff.\s]+', "-", text).strip("-")[:LONGEST // 4]
+    bare = re.sub(rf'(?:{UNFIT.pattern}|[/\\\ud800-\udfff.\s])+', "-", text)[:LONGEST // 4].strip("-")
     try:
         check_name(bare)
     except ValueError:

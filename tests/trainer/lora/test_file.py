@@ -54,7 +54,8 @@ def test_what_fp16_cannot_hold_is_saved_in_fp32(tmp_path):
 
 @pytest.mark.parametrize("name", ["../cat", "a/../b", "/a", "a//b", "a/", "\\\\a\\b", "..", "c:cat", "c:/cat", "", "  ",
                                   " cat", ".hidden", "a/.b", "a /b", "cat?", "a\nb", "a.", "con", "nul/cat", "COM1.v2",
-                                  "Aux", "con.safetensors", ".safetensors", "cat .safetensors", "x" * 300 + "/cat"])
+                                  "Aux", "con.safetensors", ".safetensors", "cat .safetensors", "x" * 300 + "/cat",
+                                  "/".join(["x" * 200] * 9), "COM¹", "conin$.x", "con .x", "\u200b", "a\u202eb"])
 def test_names_that_are_no_file_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
         export.save(LORA, tmp_path, name, "fp16", FAMILIES)
