@@ -32,7 +32,7 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     seen, hidden, unsure = [], [], []
     for entry in entries(place):
         name, kind = entry.name, os.path.splitext(entry.name)[1].lower()
-        if kind in EXTENSIONS:
+        if has_extension(name):
             (hidden if name.startswith(".") else seen).append(name)
         elif kind not in OTHERS and not name.startswith(".") and not entry.is_dir(follow_symlinks=False):
             unsure.append(name)
@@ -51,6 +51,19 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
         (unsure[MOST_OPENED:], f"files in '{place.name}' are not looked at, because they are so many and their "
          "extensions are no pictures'", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
+
+
+def bases(picture: str) -> list[str]:
+    """Returns by what names other files belong to a picture, the best first. The files of cat.png.download are called
+    after cat, those of cat.1 after cat.1."""
+    stem = os.path.splitext(picture)[0]
+    own = [stem, picture] if has_extension(picture) else [picture, stem]
+    return [*own, os.path.splitext(stem)[0]] if has_extension(stem) else own
+
+
+def has_extension(name: str) -> bool:
+    """Tells whether a name has the extension of a picture."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def entries(place: Path) -> list[os.DirEntry[str]]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ...disk.packages import require
 from ...disk.text import check_text
-from ..captions.files import CaptionFiles
+from ..captions import table
+from ..captions.files import CaptionFiles, read_text
 from ..captions.rules import CaptionRules
 from ..naming import Files, name_some, pasted, sentences
 from ..pictures import masks
@@ -22,13 +23,15 @@ from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
 from .folder import unused_captions
-from .found import Found
+from .found import MOST_BYTES, Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 """The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
 PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
+MOST_DOTS = 100
+"""The most dots in a line. tomllib takes time that grows with the square of the dots in a name (3.11)."""
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
 Texts = dict[Path, tuple[str | None, Path | None]]
 """The caption of each image, or None if it lies beside it, and the caption file beside it."""
@@ -77,18 +80,28 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
     return found, list(dict.fromkeys(notes))
 
 
+def folders(path: Path) -> Iterator[Path]:
+    """Yields the folders and files that a configuration is read from, without reading pictures or captions. Raises
+    ValueError as `read_toml` does."""
+    config = _parse(path)
+    subsets = [] if problems(config) else [own for dataset in config["datasets"] for own in dataset["subsets"]]
+    for own in subsets:
+        subset = _Subset(path.parent, {key: pasted(own[key]) for key in PATHS if key in own}, ())
+        yield from (path.parent / place for place in subset.settings.values())
+        if "metadata_file" in own:
+            yield from {image.parent for image in _from_metadata(subset)}
+
+
 # The file and its sizes
 
 def _parse(path: Path) -> dict[str, Any]:
-    toml, text = _toml(), ""
+    toml, text = _toml(), read_text(path, MOST_BYTES)
+    for number, line in enumerate(text.split("\n"), 1):
+        if (dots := line.count(".")) > MOST_DOTS:
+            raise ValueError(f"'{path}', line {number} has {dots} dots, and no setting needs over {MOST_DOTS}. Correct "
+                             "the line.")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         return toml.loads(text)
-    except OSError as err:
-        raise ValueError(f"The dataset configuration '{path}' cannot be read ({err.strerror}).") from err
-    except UnicodeDecodeError as err:
-        raise ValueError(f"'{path}' is not UTF-8 text (byte {err.start}). Save it again with the encoding "
-                         "UTF-8.") from err
     except (toml.TOMLDecodeError, RecursionError) as err:
         hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
         raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
@@ -163,6 +176,10 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         images, left_out = _files(subset)
         texts, about = _captions(images, settings)
         notes += left_out + about
+    no_images = {mask for masks in masks.among([*texts]).values() for mask in masks}
+    texts = {image: text for image, text in texts.items() if image not in no_images}
+    notes += sentences((sorted(mask.name for mask in no_images), "masks beside images are passed over, because only "
+                        "those in conditioning_data_dir are used", ""))
     own, about = _masks(subset, [*texts])
     notes += about
     return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes
@@ -243,18 +260,19 @@ def _from_metadata(subset: _Subset) -> dict[Path, str]:
     """Returns captions by image. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …}, or JSONL with
     an `image_path` in each line. Raises ValueError if it cannot be read or names images that are not there."""
     path = subset.home / subset.settings["metadata_file"]
+    if not os.path.isfile(path):
+        raise ValueError(f"The metadata_file '{path}' is no file. Correct its path.")
+    text = read_text(path, table.MOST_BYTES)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
         captions = {name: _joined(entry, subset.settings) for name, entry in entries.items()}
-    except OSError as err:
-        raise ValueError(f"The metadata_file '{path}' cannot be read ({err.strerror}). Correct its path.") from err
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
                          f"({err}).") from err
     folder = subset.home / subset.settings.get("image_dir", ".")
     files = Files()
-    found = {name: folder / name if os.path.isfile(folder / name) else files.find(folder, name) for name in captions}
+    found = {name: Path(exact) if os.path.isfile(exact := os.path.join(folder, name)) else files.find(folder, name)
+             for name in captions}
     missing = [name for name, file in found.items() if file is None]
     if missing or not captions:
         what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
