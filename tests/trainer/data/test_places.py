@@ -16,7 +16,8 @@ from livelora.trainer.data.sources.choose import find_any
 
 FOLDERS = ("", "10_cats", "0_off", "mask", "10_cats/masks", "other", "other/10_cats", "10_cats/10_more", "named/deep",
            "Named/deep")
-FILES = ("a.png", "a.txt", "b.jpg", "a_mask.png", "weights.json", "Weights.json", "metadata.csv", "Metadata.CSV", "notes.md")
+FILES = ("a.png", "a.txt", "b.jpg", "a_mask.png", "weights.json", "Weights.json", "metadata.csv",
+         "Metadata.CSV", "notes.md")
 FILE = st.tuples(st.sampled_from(FOLDERS), st.sampled_from(FILES)).map("/".join).map(lambda name: name.lstrip("/"))
 CONTENT = {"weights.json": "{}", "metadata.csv": "file_name,text\na.png,one\nnamed/deep/a.png,two\n"}
 
@@ -93,6 +94,38 @@ def test_a_configuration_is_read_from_the_folders_that_it_names(tmp_path, listed
     assert fingerprint(toml) == known and str(tmp_path / "dogs") not in listed
     put(tmp_path, "cats/b.txt")
     assert fingerprint(toml) != known
+
+
+@pytest.mark.parametrize("name", ["set.yaml", "set.toml"])
+def test_no_caption_is_read_to_watch_a_configuration(tmp_path, monkeypatch, name):
+    for number in range(3):
+        put(tmp_path, f"cats/deep/{number}.png")
+        put(tmp_path, f"cats/deep/{number}.txt")
+    (tmp_path / "cats" / "empty").mkdir()
+    put(tmp_path, "masks/0.png")
+    (tmp_path / "set.yaml").write_text("folder_path: cats\nmask_path: masks")
+    (tmp_path / "set.toml").write_text("[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'cats/deep'\n"
+                                       "conditioning_data_dir = 'masks'\n")
+    monkeypatch.setattr(captions, "read", None)
+    known = {fingerprint(tmp_path / name)}
+    for count, changed in enumerate(("cats/deep/0.txt", "cats/deep/new.png", "masks/0.png", "masks/1.png"), 2):
+        put(tmp_path, changed, "more")
+        known.add(fingerprint(tmp_path / name))
+        assert len(known) == count
+    put(tmp_path, "cats/empty/first.png")
+    assert (fingerprint(tmp_path / name) not in known) == (name == "set.yaml")
+
+
+@pytest.mark.parametrize("home", ["image_dir = 'cats'", ""])
+def test_the_folders_of_a_metadata_file_are_watched(tmp_path, home):
+    put(tmp_path, "cats/Deep/a.png")
+    (tmp_path / "meta.json").write_text(json.dumps({("" if home else "cats/") + "deep/a.png": {"caption": "x"}}))
+    (tmp_path / "set.toml").write_text(f"[[datasets]]\n[[datasets.subsets]]\n{home}\nmetadata_file = 'meta.json'\n")
+    known = {fingerprint(tmp_path / "set.toml")}
+    for count, changed in enumerate(("cats/Deep/a.png", "meta.json"), 2):
+        put(tmp_path, changed, "{}")
+        known.add(fingerprint(tmp_path / "set.toml"))
+        assert len(known) == count
 
 
 def test_masks_in_a_folder_that_a_configuration_names(tmp_path):

@@ -89,7 +89,9 @@ def folders(path: Path) -> Iterator[Path]:
         subset = _Subset(path.parent, {key: pasted(own[key]) for key in PATHS if key in own}, ())
         yield from (path.parent / place for place in subset.settings.values())
         if "metadata_file" in own:
-            yield from {image.parent for image in _from_metadata(subset)}
+            files, one_of_each = Files(), {os.path.dirname(name): name for name in _metadata(subset)}
+            found = (_image(subset, name, files) for name in one_of_each.values())
+            yield from (image.parent for image in found if image)
 
 
 # The file and its sizes
@@ -256,23 +258,34 @@ def _masks(subset: _Subset, images: list[Path]) -> tuple[masks.Found, list[str]]
 
 # Metadata files
 
-def _from_metadata(subset: _Subset) -> dict[Path, str]:
-    """Returns captions by image. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …}, or JSONL with
-    an `image_path` in each line. Raises ValueError if it cannot be read or names images that are not there."""
+def _metadata(subset: _Subset) -> dict[str, str]:
+    """Returns captions by the names of images. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …},
+    or JSONL with an `image_path` in each line. Raises ValueError if it cannot be read."""
     path = subset.home / subset.settings["metadata_file"]
     if not os.path.isfile(path):
         raise ValueError(f"The metadata_file '{path}' is no file. Correct its path.")
     text = read_text(path, table.MOST_BYTES)
     try:
         entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
-        captions = {name: _joined(entry, subset.settings) for name, entry in entries.items()}
+        return {name: _joined(entry, subset.settings) for name, entry in entries.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
                          f"({err}).") from err
-    folder = subset.home / subset.settings.get("image_dir", ".")
-    files = Files()
-    found = {name: Path(exact) if os.path.isfile(exact := os.path.join(folder, name)) else files.find(folder, name)
-             for name in captions}
+
+
+def _image(subset: _Subset, name: str, files: Files) -> Path | None:
+    """Returns the image that a metadata file names, or None if it is not there."""
+    folder = os.path.join(subset.home, subset.settings.get("image_dir", "."))
+    exact = os.path.join(folder, name)
+    return Path(exact) if os.path.isfile(exact) else files.find(Path(folder), name)
+
+
+def _from_metadata(subset: _Subset) -> dict[Path, str]:
+    """Returns captions by image. Raises ValueError if the metadata file cannot be read or names images that are not
+    there."""
+    path, folder = (subset.home / subset.settings.get(key, ".") for key in ("metadata_file", "image_dir"))
+    captions, files = _metadata(subset), Files()
+    found = {name: _image(subset, name, files) for name in captions}
     missing = [name for name, file in found.items() if file is None]
     if missing or not captions:
         what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"

@@ -212,6 +212,13 @@ def test_files_that_are_no_configuration_are_refused(home, text, told):
     assert told in refusal(home, text)
 
 
+@pytest.mark.parametrize("text", ["a: 1" + ":1" * 2**17, "a: b\n" * 2**15])
+def test_what_would_take_long_to_parse_is_refused(home, text):
+    (home / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"c.yaml has 0.\d MB, too much for what it should hold"):
+        read_config(home / "c.yaml")
+
+
 def test_json_is_read_as_json(home):
     for text, told in (("{", "cannot be read as JSON"), ("[" * 200_000, "nested too deep"), ("{}", "has no datasets")):
         (home / "c.json").write_text(text)
