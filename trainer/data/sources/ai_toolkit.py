@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...disk.text import check_text
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
@@ -23,12 +21,10 @@ from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import list_pictures
 from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED, of_another
+from .configuration import load
 from .folder import check_folder, shared_captions, unused_captions, with_masks
-from .found import MOST_BYTES, Found
+from .found import Found
 
-MOST_JSON_BYTES = 2**20
-MOST_NODES = 100_000
-"""The most values in a file, each counted as often as YAML's aliases repeat it."""
 MAX_RESOLUTION = 4096
 STEP = 32
 """The step of edges in pixels that ai-toolkit has for models with tokens of 16 pixels (8 pixels for a latent, 2 latents
@@ -60,7 +56,7 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
     The file may also be a bare list of datasets, or one dataset. Paths begin at the folder of the file. Raises
     ValueError that names the file and all that is wrong in it."""
     found, said, problems = [], [], []
-    config = _load(path)
+    config = load(path)
     if whose := of_another(config):
         raise ValueError(f"'{path}' {whose}")
     for number, entry in enumerate(_datasets(path, config), 1):
@@ -79,38 +75,10 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
 def folders(path: Path) -> Iterator[Path]:
     """Yields the folders that a configuration is read from, without reading what lies in them. Raises ValueError as
     `read_config` does."""
-    for entry in _datasets(path, _load(path)):
+    for entry in _datasets(path, load(path)):
         block = _block(entry, path.parent)
         yield from _folders(block)
         yield from filter(None, [block.mask_folder])
-
-
-def _load(path: Path) -> Any:
-    is_json = path.suffix.lower() == ".json"
-    text = captions.read_text(path, MOST_JSON_BYTES if is_json else MOST_BYTES)
-    try:
-        if is_json:
-            return json.loads(text)
-        loader = yaml.SafeLoader(text)
-        if (tree := loader.get_single_node()) and _count(tree, {}) > MOST_NODES:
-            raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
-        return loader.construct_document(tree) if tree else None
-    except RecursionError as err:
-        raise ValueError(f"'{path}' is nested too deep. Is it a configuration of ai-toolkit?") from err
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as err:
-        kind = "JSON" if is_json else "YAML"
-        raise ValueError(f"'{path}' cannot be read as {kind} ({' '.join(str(err).split())[:300]}). Mend it.") from err
-
-
-def _count(node: yaml.Node, known: dict[int, float]) -> float:
-    """Returns how many values a tree would have with its aliases written out, without writing them out. A tree that
-    holds itself has endlessly many."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inside = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
-        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
-    return known[id(node)]
 
 
 def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:

@@ -9,10 +9,6 @@ from ..captions.rules import CaptionRules
 from ..pictures.augment import Augment
 from ..pictures.buckets import Buckets
 
-MOST_BYTES = 2**17
-"""The largest configuration in YAML or TOML that is read, in bytes. Their parsers take time that grows with the square
-of what some texts hold."""
-
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import json
 import os.path
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ...disk.packages import require
 from ...disk.text import check_text
 from ..captions import table
 from ..captions.files import CaptionFiles, read_text
@@ -22,16 +19,15 @@ from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
+from .configuration import load_toml
 from .folder import unused_captions
-from .found import MOST_BYTES, Found
+from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 """The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
 PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
-MOST_DOTS = 100
-"""The most dots in a line. tomllib takes time that grows with the square of the dots in a name (3.11)."""
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
 Texts = dict[Path, tuple[str | None, Path | None]]
 """The caption of each image, or None if it lies beside it, and the caption file beside it."""
@@ -53,7 +49,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
 
     An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
     settings are unknown or unusable, or folders do not exist or have no images."""
-    config = _parse(path)
+    config = load_toml(path)
     wrong, found, notes = problems(config), [], []
     for number, dataset in enumerate([] if wrong else config["datasets"], 1):
         inherited = {key: v for key, v in (config.get("general", {}) | dataset).items() if key != "subsets"}
@@ -83,7 +79,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
 def folders(path: Path) -> Iterator[Path]:
     """Yields the folders and files that a configuration is read from, without reading pictures or captions. Raises
     ValueError as `read_toml` does."""
-    config = _parse(path)
+    config = load_toml(path)
     subsets = [] if problems(config) else [own for dataset in config["datasets"] for own in dataset["subsets"]]
     for own in subsets:
         subset = _Subset(path.parent, {key: pasted(own[key]) for key in PATHS if key in own}, ())
@@ -94,27 +90,7 @@ def folders(path: Path) -> Iterator[Path]:
             yield from (image.parent for image in found if image)
 
 
-# The file and its sizes
-
-def _parse(path: Path) -> dict[str, Any]:
-    toml, text = _toml(), read_text(path, MOST_BYTES)
-    for number, line in enumerate(text.split("\n"), 1):
-        if (dots := line.count(".")) > MOST_DOTS:
-            raise ValueError(f"'{path}', line {number} has {dots} dots, and no setting needs over {MOST_DOTS}. Correct "
-                             "the line.")
-    try:
-        return toml.loads(text)
-    except (toml.TOMLDecodeError, RecursionError) as err:
-        hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
-        raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
-
-
-def _toml() -> ModuleType:
-    if sys.version_info >= (3, 11):
-        import tomllib
-        return tomllib
-    return require("tomli")
-
+# The sizes
 
 def _buckets(settings: dict[str, Any]) -> tuple[Buckets, ...]:
     """Returns the buckets of a dataset. There are none if the configuration has no resolution, which was then given to
@@ -305,6 +281,8 @@ def _unnamed(subset: _Subset, named: Texts) -> list[str]:
 
 def _lines(text: str) -> dict[str, Any]:
     entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if wrong := [entry for entry in entries if not isinstance(entry["image_path"], str)]:
+        raise TypeError(f"image_path is {json.dumps(wrong[0]['image_path'])[:40]}, which is no text")
     return {entry["image_path"]: entry for entry in entries}
 
 

@@ -197,6 +197,9 @@ def test_all_unknown_settings_are_named_at_once(cats):
     (HEAD + "max_bucket_reso = 1000000000\n" + SUBSET, "max_bucket_reso (dataset 1) must be 0 to 16384"),
     pytest.param("a = " + "[" * 100000, "is not TOML", id="deep"),
     (HEAD + "bucket_reso_steps = 8\n" + SUBSET, "bucket_reso_steps must be a multiple of 16, got 8"),
+    pytest.param("[[datasets]]\nresolution = " + "1" * 5000, "is not TOML: Exceeds the limit", id="digits"),
+    pytest.param(HEAD + SUBSET + "num_repeats = 0x" + "f" * 5000, "num_repeats (dataset 1, subset 1) is a number of "
+                 "more than 64 bits", id="hex digits"),
     (HEAD + "min_bucket_reso = 32\n" + SUBSET, "at least bucket_reso_steps (64)"),
     (HEAD + "min_bucket_reso = 1024\n" + SUBSET, "at most the shorter edge of the resolution (512), got 1024"),
     (HEAD + "max_bucket_reso = 256\n" + SUBSET, "at least the longer edge of the resolution (512), got 256"),
@@ -267,6 +270,13 @@ def test_an_image_with_the_longest_name_is_read(cats):
 def test_metadata_that_cannot_be_used_is_refused(cats, content):
     (cats / "meta.json").write_text(content)
     assert "meta.json" in refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.json'\n")
+
+
+@pytest.mark.parametrize("name", ["5", "null", '["a.png"]'])
+def test_a_line_of_metadata_that_names_no_image_is_refused(cats, name):
+    (cats / "meta.jsonl").write_text(f'{{"image_path": {name}, "caption": "x"}}')
+    told = refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.jsonl'\n")
+    assert "meta.jsonl" in told and f"image_path is {name}, which is no text" in told
 
 
 def test_names_are_found_in_another_writing_and_pictures_without_a_name_are_told(cats):
