@@ -46,7 +46,7 @@ def test_words_are_replaced_and_taken_out_whole(text, banned, replaced, edited):
 
 
 def test_pairs_are_read_with_any_arrow():
-    assert clean.replacements("a man → ohwx man\n\n woman->girl \nugly => ") == (
+    assert clean.replacements("a man → ohwx man\n\n woman  ->\tgirl \nugly => ") == (
         ("a man", "ohwx man"), ("woman", "girl"), ("ugly", ""))
 
 
@@ -54,6 +54,12 @@ def test_pairs_are_read_with_any_arrow():
 def test_a_line_that_is_no_pair_is_named(line):
     with pytest.raises(ValueError, match=r"does not read like: old → new"):
         clean.replacements(line)
+
+
+def test_a_line_of_spaces_takes_no_time_and_is_shortened():
+    with pytest.raises(ValueError) as caught:
+        clean.replacements("a" + " " * 200_000 + "b")
+    assert len(str(caught.value)) < 200
 
 
 def test_words_are_read_between_commas_and_on_lines():

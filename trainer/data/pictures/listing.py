@@ -14,15 +14,19 @@ OTHERS = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".toml", ".yaml
           ".npz", ".npy", ".pt", ".safetensors", ".zip", ".db", ".ini", ".log", ".py", ".html", ".mp4", ".mov"}
 """The extensions of files that are no pictures. They are not opened."""
 UNREAD = {".jxl", ".jp2", ".j2k", ".tga", ".psd", ".xcf", ".exr", ".hdr", ".dds", ".qoi", ".ico", ".svg", ".heics",
-          ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pcx", ".ppm", ".pgm"}
+          ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".orf", ".rw2", ".rwl",
+          ".raf", ".pef", ".3fr", ".iiq", ".kdc", ".dcr", ".mrw", ".erf", ".gpr", ".mos", ".mef", ".x3f", ".fff",
+          ".pcx", ".ppm", ".pgm"}
 """The extensions of pictures in formats that are not read."""
 MOST_OPENED = 1000
 """The most files of a folder that are opened because their extension does not say what they are."""
 START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*|.{4}ftyp(avif|%s)"
                    % b"|".join(HEIC_BRANDS), re.DOTALL)
 """How a picture begins in the formats that are read, by their specifications."""
-FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif")
-"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI."""
+FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif|"
+                           rb"II\*\0.{4}CR\x02\0|.{4}ftypcrx |FUJIFILMCCD|IIU\0|IIR[OS]|MMOR|\0MRM", re.DOTALL)
+"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, and the raw files CR2, CR3,
+RAF, RW2, ORF and MRW."""
 
 
 def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
@@ -32,7 +36,7 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     seen, hidden, unsure = [], [], []
     for entry in entries(place):
         name, kind = entry.name, os.path.splitext(entry.name)[1].lower()
-        if kind in EXTENSIONS:
+        if has_extension(name):
             (hidden if name.startswith(".") else seen).append(name)
         elif kind not in OTHERS and not name.startswith(".") and not entry.is_dir(follow_symlinks=False):
             unsure.append(name)
@@ -51,6 +55,19 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
         (unsure[MOST_OPENED:], f"files in '{place.name}' are not looked at, because they are so many and their "
          "extensions are no pictures'", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
+
+
+def bases(picture: str) -> list[str]:
+    """Returns by what names other files belong to a picture, the best first. The files of cat.png.download are called
+    after cat, those of cat.1 after cat.1."""
+    stem = os.path.splitext(picture)[0]
+    own = [stem, picture] if has_extension(picture) else [picture, stem]
+    return [*own, os.path.splitext(stem)[0]] if has_extension(stem) else own
+
+
+def has_extension(name: str) -> bool:
+    """Tells whether a name has the extension of a picture."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def entries(place: Path) -> list[os.DirEntry[str]]:
@@ -73,6 +90,6 @@ def _is_picture(path: Path) -> bool | None:
     except OSError:
         start = b""
     foreign = path.suffix.lower() in UNREAD
-    if START.match(start) and not (foreign and start[:2] in (b"II", b"MM")):  # the raw files of cameras look like TIFF
-        return True
-    return False if foreign or FOREIGN_START.match(start) else None
+    if FOREIGN_START.match(start) or (foreign and start[:2] in (b"II", b"MM")):  # cameras' raw files look like TIFF
+        return False
+    return bool(START.match(start)) or (False if foreign else None)

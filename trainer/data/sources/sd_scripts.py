@@ -5,22 +5,21 @@ from __future__ import annotations
 
 import json
 import os.path
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ...disk.packages import require
 from ...disk.text import check_text
-from ..captions.files import CaptionFiles
+from ..captions import table
+from ..captions.files import CaptionFiles, read_text
 from ..captions.rules import CaptionRules
 from ..naming import Files, name_some, pasted, sentences
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
+from .configuration import load_toml
 from .folder import unused_captions
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
@@ -50,7 +49,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
 
     An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
     settings are unknown or unusable, or folders do not exist or have no images."""
-    config = _parse(path)
+    config = load_toml(path)
     wrong, found, notes = problems(config), [], []
     for number, dataset in enumerate([] if wrong else config["datasets"], 1):
         inherited = {key: v for key, v in (config.get("general", {}) | dataset).items() if key != "subsets"}
@@ -77,29 +76,21 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
     return found, list(dict.fromkeys(notes))
 
 
-# The file and its sizes
-
-def _parse(path: Path) -> dict[str, Any]:
-    toml, text = _toml(), ""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        return toml.loads(text)
-    except OSError as err:
-        raise ValueError(f"The dataset configuration '{path}' cannot be read ({err.strerror}).") from err
-    except UnicodeDecodeError as err:
-        raise ValueError(f"'{path}' is not UTF-8 text (byte {err.start}). Save it again with the encoding "
-                         "UTF-8.") from err
-    except (toml.TOMLDecodeError, RecursionError) as err:
-        hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
-        raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
+def folders(path: Path) -> Iterator[Path]:
+    """Yields the folders and files that a configuration is read from, without reading pictures or captions. Raises
+    ValueError as `read_toml` does."""
+    config = load_toml(path)
+    subsets = [] if problems(config) else [own for dataset in config["datasets"] for own in dataset["subsets"]]
+    for own in subsets:
+        subset = _Subset(path.parent, {key: pasted(own[key]) for key in PATHS if key in own}, ())
+        yield from (path.parent / place for place in subset.settings.values())
+        if "metadata_file" in own:
+            files, one_of_each = Files(), {os.path.dirname(name): name for name in _metadata(subset)}
+            found = (_image(subset, name, files) for name in one_of_each.values())
+            yield from (image.parent for image in found if image)
 
 
-def _toml() -> ModuleType:
-    if sys.version_info >= (3, 11):
-        import tomllib
-        return tomllib
-    return require("tomli")
-
+# The sizes
 
 def _buckets(settings: dict[str, Any]) -> tuple[Buckets, ...]:
     """Returns the buckets of a dataset. There are none if the configuration has no resolution, which was then given to
@@ -163,6 +154,10 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         images, left_out = _files(subset)
         texts, about = _captions(images, settings)
         notes += left_out + about
+    no_images = {mask for masks in masks.among([*texts]).values() for mask in masks}
+    texts = {image: text for image, text in texts.items() if image not in no_images}
+    notes += sentences((sorted(mask.name for mask in no_images), "masks beside images are passed over, because only "
+                        "those in conditioning_data_dir are used", ""))
     own, about = _masks(subset, [*texts])
     notes += about
     return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes
@@ -239,22 +234,34 @@ def _masks(subset: _Subset, images: list[Path]) -> tuple[masks.Found, list[str]]
 
 # Metadata files
 
-def _from_metadata(subset: _Subset) -> dict[Path, str]:
-    """Returns captions by image. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …}, or JSONL with
-    an `image_path` in each line. Raises ValueError if it cannot be read or names images that are not there."""
+def _metadata(subset: _Subset) -> dict[str, str]:
+    """Returns captions by the names of images. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …},
+    or JSONL with an `image_path` in each line. Raises ValueError if it cannot be read."""
     path = subset.home / subset.settings["metadata_file"]
+    if not os.path.isfile(path):
+        raise ValueError(f"The metadata_file '{path}' is no file. Correct its path.")
+    text = read_text(path, table.MOST_BYTES)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
         entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
-        captions = {name: _joined(entry, subset.settings) for name, entry in entries.items()}
-    except OSError as err:
-        raise ValueError(f"The metadata_file '{path}' cannot be read ({err.strerror}). Correct its path.") from err
+        return {name: _joined(entry, subset.settings) for name, entry in entries.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
                          f"({err}).") from err
-    folder = subset.home / subset.settings.get("image_dir", ".")
-    files = Files()
-    found = {name: folder / name if os.path.isfile(folder / name) else files.find(folder, name) for name in captions}
+
+
+def _image(subset: _Subset, name: str, files: Files) -> Path | None:
+    """Returns the image that a metadata file names, or None if it is not there."""
+    folder = os.path.join(subset.home, subset.settings.get("image_dir", "."))
+    exact = os.path.join(folder, name)
+    return Path(exact) if os.path.isfile(exact) else files.find(Path(folder), name)
+
+
+def _from_metadata(subset: _Subset) -> dict[Path, str]:
+    """Returns captions by image. Raises ValueError if the metadata file cannot be read or names images that are not
+    there."""
+    path, folder = (subset.home / subset.settings.get(key, ".") for key in ("metadata_file", "image_dir"))
+    captions, files = _metadata(subset), Files()
+    found = {name: _image(subset, name, files) for name in captions}
     missing = [name for name, file in found.items() if file is None]
     if missing or not captions:
         what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
@@ -274,6 +281,8 @@ def _unnamed(subset: _Subset, named: Texts) -> list[str]:
 
 def _lines(text: str) -> dict[str, Any]:
     entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if wrong := [entry for entry in entries if not isinstance(entry["image_path"], str)]:
+        raise TypeError(f"image_path is {json.dumps(wrong[0]['image_path'])[:40]}, which is no text")
     return {entry["image_path"]: entry for entry in entries}
 
 

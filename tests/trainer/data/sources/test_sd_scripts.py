@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from livelora.trainer.data.captions import table
 from livelora.trainer.data.captions.rules import variants
 from livelora.trainer.data.pictures.augment import Augment
 from livelora.trainer.data.pictures.buckets import Buckets
@@ -172,7 +173,7 @@ def test_usual_values_of_what_is_not_followed_are_no_news(cats):
     ("num_repeats = 1000000000000", "num_repeats (dataset 1, subset 1) must be 0 to 100000"),
     ("caption_dropout_rate = 10", "caption_dropout_rate (dataset 1, subset 1) must be 0 to 1, got 10"),
     ("caption_separator = ''", "caption_separator (dataset 1, subset 1) is empty"),
-    ("metadata_file = 'none.json'", "none.json' cannot be read"),
+    ("metadata_file = 'none.json'", "none.json' is no file. Correct its path"),
 ])
 def test_a_setting_that_cannot_be_used_is_refused(cats, extra, said):
     assert said in refusal(cats, HEAD + SUBSET + extra + "\n")
@@ -196,6 +197,9 @@ def test_all_unknown_settings_are_named_at_once(cats):
     (HEAD + "max_bucket_reso = 1000000000\n" + SUBSET, "max_bucket_reso (dataset 1) must be 0 to 16384"),
     pytest.param("a = " + "[" * 100000, "is not TOML", id="deep"),
     (HEAD + "bucket_reso_steps = 8\n" + SUBSET, "bucket_reso_steps must be a multiple of 16, got 8"),
+    pytest.param("[[datasets]]\nresolution = " + "1" * 5000, "is not TOML: Exceeds the limit", id="digits"),
+    pytest.param(HEAD + SUBSET + "num_repeats = 0x" + "f" * 5000, "num_repeats (dataset 1, subset 1) is a number of "
+                 "more than 64 bits", id="hex digits"),
     (HEAD + "min_bucket_reso = 32\n" + SUBSET, "at least bucket_reso_steps (64)"),
     (HEAD + "min_bucket_reso = 1024\n" + SUBSET, "at most the shorter edge of the resolution (512), got 1024"),
     (HEAD + "max_bucket_reso = 256\n" + SUBSET, "at least the longer edge of the resolution (512), got 256"),
@@ -215,11 +219,41 @@ def test_an_empty_folder_is_refused(cats):
 
 
 def test_a_file_that_is_no_text_is_refused(cats):
-    (cats / "data.toml").write_bytes("[general]".encode("utf-16"))
+    (cats / "data.toml").write_bytes("[general]".encode("utf-16-le"))
     with pytest.raises(ValueError, match="not UTF-8 text"):
         read_toml(cats / "data.toml")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="none.toml is no file"):
         read_toml(cats / "none.toml")
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("a" * 2**18, "data.toml has 0.2 MB, too much for what it should hold (at most 0.125 MB)"),
+    (".".join("a" * 60_000) + "=1", "line 1 has 59999 dots, and no setting needs over 100"),
+    ("\n[" + ".".join(["'a'"] * 20_000) + "]", "line 2 has 19999 dots"),
+])
+def test_what_would_take_minutes_to_parse_is_refused(cats, text, told):
+    (cats / "data.toml").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        read_toml(cats / "data.toml")
+    assert told in str(caught.value)
+
+
+def test_a_metadata_file_is_no_larger_than_a_table(cats, monkeypatch):
+    monkeypatch.setattr(table, "MOST_BYTES", 20)
+    (cats / "meta.json").write_text('{"a.png": {"caption": "a cat"}}')
+    assert "meta.json has 0.0 MB, too much" in refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.json'\n")
+
+
+def test_masks_beside_images_are_passed_over(cats):
+    for name in ("a_mask.png", "B-MASKLABEL.jpg", "c_mask.png"):
+        (cats / "cats" / name).touch()
+    meta = {name: {"caption": "x"} for name in ("a.png", "b.png", "a_mask.png", "B-MASKLABEL.jpg", "c_mask.png")}
+    (cats / "meta.json").write_text(json.dumps(meta))
+    for more in ("", "metadata_file = 'meta.json'\n"):
+        found, notes = read(cats, HEAD + SUBSET + more)
+        assert [f.path.name for f in found] == ["a.png", "b.png", "c_mask.png"] and not any(f.masks for f in found)
+        assert [n for n in notes if "2 masks beside images are passed over, because only those in conditioning_data_dir"
+                " are used: B-MASKLABEL.jpg, a_mask.png." in n]
 
 
 def test_an_image_with_the_longest_name_is_read(cats):
@@ -236,6 +270,13 @@ def test_an_image_with_the_longest_name_is_read(cats):
 def test_metadata_that_cannot_be_used_is_refused(cats, content):
     (cats / "meta.json").write_text(content)
     assert "meta.json" in refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.json'\n")
+
+
+@pytest.mark.parametrize("name", ["5", "null", '["a.png"]'])
+def test_a_line_of_metadata_that_names_no_image_is_refused(cats, name):
+    (cats / "meta.jsonl").write_text(f'{{"image_path": {name}, "caption": "x"}}')
+    told = refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.jsonl'\n")
+    assert "meta.jsonl" in told and f"image_path is {name}, which is no text" in told
 
 
 def test_names_are_found_in_another_writing_and_pictures_without_a_name_are_told(cats):
