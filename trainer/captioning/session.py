@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..data.captions import brackets
 from ..data.captions import files as captions
 from ..data.captions.files import CaptionFiles
 from ..data.item import Dataset, Item, check_editable
@@ -122,7 +123,7 @@ def _ask(describe: Describe, item: Item, max_side: int, seed: int, problems: lis
         if item.latents is not None:
             raise ValueError("it was given as latents, and there is no picture to look at. Wire in the images.")
         picture = images.load(item.path, shown_size(item.size, max_side))
-        words = clean.without_weights(describe(picture, seed_of(seed, item.digest)))
+        words = brackets.escape(describe(picture, seed_of(seed, item.digest)))
         if words:
             return {item.digest: words}
         problems.append(f"{item.path.name}: the engine said nothing about it. Its caption stays as it is.")

@@ -40,6 +40,9 @@ def test_an_answer_becomes_one_plain_line(answer, caption):
     ("cat,, dog", (), (), "cat,, dog"),
     ("c++, cat", ("c++",), (), "cat"),
     ("(a cat)", (), (("a cat", r"\1"),), r"(\1)"),
+    (r"1girl, miku \(vocaloid\), solo", ("miku (vocaloid)",), (), "1girl, solo"),
+    ("1girl, Miku (vocaloid), solo", (r"miku \(vocaloid\)",), (), "1girl, solo"),
+    (r"a \(b\)", (), (("(b)", "c"),), "a c"),
 ])
 def test_words_are_replaced_and_taken_out_whole(text, banned, replaced, edited):
     assert clean.edit(text, banned, replaced) == edited

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ...disk.text import check_text
+from ..captions import brackets
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
@@ -225,7 +226,8 @@ def _caption(entry: Found, block: Block) -> str | None:
     caption = captions.one_line(text or "") or block.default_caption
     for placeholder in ("[trigger]", "[name]"):
         caption = caption.replace(placeholder, block.trigger_word)
-    if block.trigger_word and not entry.regularization and block.trigger_word not in caption:
+    known = brackets.bare(block.trigger_word) in brackets.bare(caption)
+    if block.trigger_word and not entry.regularization and not known:
         caption = f"{block.trigger_word} {caption}"
     return caption.strip()
 
