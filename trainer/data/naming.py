@@ -10,14 +10,18 @@ from pathlib import Path
 
 NAMED = 5
 """The most files that a message names."""
+LONGEST = 200
+"""The most letters of a name that a message shows."""
 UNSEEN = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that nobody sees. Windows puts U+202A in front of a path that is copied from a file's properties."""
 QUOTES = ("''", "“”", "‘’")
 
 
 def name_some(names: Sequence[str], most: int = NAMED) -> str:
-    """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number."""
+    """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number, and the
+    middle of a very long name is left out."""
     some = (name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
+    some = (name if len(name) <= LONGEST else f"{name[:LONGEST // 2]}…{name[-LONGEST // 2:]}" for name in some)
     return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

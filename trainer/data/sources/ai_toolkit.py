@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import name_some, pasted
+from ..parsing import parse, parse_json
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
@@ -78,18 +78,19 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
 
 
 def _load(path: Path) -> Any:
-    text = captions.read_text(path, MOST_BYTES)
+    text, is_json = captions.read_text(path, MOST_BYTES), path.suffix.lower() == ".json"
     try:
-        if path.suffix.lower() == ".json":
-            return json.loads(text)
-        if (tree := yaml.compose(text, Loader=yaml.SafeLoader)) and _count(tree, {}) > MOST_NODES:
-            raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
-        return yaml.safe_load(text)
-    except RecursionError as err:
-        raise ValueError(f"'{path}' is nested too deep. Is it a configuration of ai-toolkit?") from err
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as err:
-        kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
-        raise ValueError(f"'{path}' cannot be read as {kind} ({' '.join(str(err).split())[:300]}). Mend it.") from err
+        return parse_json(text) if is_json else parse(text, _yaml)
+    except ValueError as err:
+        kind = "JSON" if is_json else "YAML"
+        raise ValueError(f"'{path}' cannot be read as {kind} ({err}). Mend it, if it is a configuration of "
+                         "ai-toolkit.") from err
+
+
+def _yaml(text: str) -> Any:
+    if (tree := yaml.compose(text, Loader=yaml.SafeLoader)) and _count(tree, {}) > MOST_NODES:
+        raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
+    return yaml.safe_load(text)
 
 
 def _count(node: yaml.Node, known: dict[int, float]) -> float:
@@ -235,8 +236,8 @@ def _caption(entry: Found, block: Block) -> str | None:
 def _from_json(entry: Found, text: str) -> str:
     """Returns the caption in a JSON file such as {"caption": "a cat"}. Raises ValueError if there is none."""
     try:
-        caption = json.loads(text)["caption"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        caption = parse_json(text)["caption"]
+    except (ValueError, LookupError, TypeError):
         caption = None
     if not isinstance(caption, str):
         raise ValueError(f"the caption of {entry.path.name} is not JSON like {{\"caption\": \"a cat\"}}. Correct it, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from ...disk.text import is_unicode
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..naming import Names, name_some, sentences
+from ..parsing import parse_json
 from ..pictures import masks
 from ..pictures.listing import entries, list_pictures
 from . import table as metadata
@@ -183,8 +183,8 @@ def _read_weights(path: Path, pictures: list[str]) -> tuple[dict[str, float], li
     if not os.path.isfile(path):
         return {}, []
     try:
-        given = json.loads(captions.read_text(path, MOST_BYTES), parse_int=float)
-    except (ValueError, RecursionError) as err:  # JSONDecodeError is a ValueError
+        given = parse_json(captions.read_text(path, MOST_BYTES), parse_int=float)
+    except ValueError as err:
         return {}, [f"'{path}' is not JSON in UTF-8 ({err}). Write it like {{\"cat.png\": 0.5}}."]
     if not isinstance(given, dict):
         return {}, [f"'{path}' must be names with weights like {{\"cat.png\": 0.5}}, got {str(given)[:40]!r}."]

@@ -3,7 +3,6 @@ repeats, sizes and captions as there."""
 
 from __future__ import annotations
 
-import json
 import os.path
 import sys
 from collections.abc import Iterator
@@ -13,14 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from ...disk.packages import require
-from ...disk.text import check_text
-from ..captions.files import CaptionFiles
+from ..captions.files import CaptionFiles, read_text
 from ..captions.rules import CaptionRules
-from ..naming import Files, name_some, pasted, sentences
+from ..naming import name_some, pasted, sentences
+from ..parsing import parse
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
+from . import sd_scripts_metadata
 from .folder import unused_captions
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
@@ -28,6 +28,7 @@ from .sd_scripts_keys import LARGEST, not_followed, problems
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 """The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
+MOST_BYTES = 2**20
 PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
 Texts = dict[Path, tuple[str | None, Path | None]]
@@ -80,16 +81,10 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
 # The file and its sizes
 
 def _parse(path: Path) -> dict[str, Any]:
-    toml, text = _toml(), ""
+    text = read_text(path, MOST_BYTES)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        return toml.loads(text)
-    except OSError as err:
-        raise ValueError(f"The dataset configuration '{path}' cannot be read ({err.strerror}).") from err
-    except UnicodeDecodeError as err:
-        raise ValueError(f"'{path}' is not UTF-8 text (byte {err.start}). Save it again with the encoding "
-                         "UTF-8.") from err
-    except (toml.TOMLDecodeError, RecursionError) as err:
+        return parse(text, _toml().loads)
+    except ValueError as err:
         hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
         raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
 
@@ -157,7 +152,9 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         notes.append("keep_tokens_separator does nothing without shuffle_caption: "
                      f"'{settings['keep_tokens_separator']}' stays in the captions, as in sd-scripts.")
     if source == "metadata_file":
-        texts: Texts = {image: (caption, None) for image, caption in _from_metadata(subset).items()}
+        file, folder = subset.home / settings[source], subset.home / settings.get("image_dir", ".")
+        captions = sd_scripts_metadata.read(file, folder, settings)
+        texts: Texts = {image: (caption, None) for image, caption in captions.items()}
         notes += _unnamed(subset, texts)
     else:
         images, left_out = _files(subset)
@@ -237,54 +234,8 @@ def _masks(subset: _Subset, images: list[Path]) -> tuple[masks.Found, list[str]]
     return found, said
 
 
-# Metadata files
-
-def _from_metadata(subset: _Subset) -> dict[Path, str]:
-    """Returns captions by image. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …}, or JSONL with
-    an `image_path` in each line. Raises ValueError if it cannot be read or names images that are not there."""
-    path = subset.home / subset.settings["metadata_file"]
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
-        captions = {name: _joined(entry, subset.settings) for name, entry in entries.items()}
-    except OSError as err:
-        raise ValueError(f"The metadata_file '{path}' cannot be read ({err.strerror}). Correct its path.") from err
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
-        raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
-                         f"({err}).") from err
-    folder = subset.home / subset.settings.get("image_dir", ".")
-    files = Files()
-    found = {name: folder / name if os.path.isfile(folder / name) else files.find(folder, name) for name in captions}
-    missing = [name for name, file in found.items() if file is None]
-    if missing or not captions:
-        what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
-        raise ValueError(f"The metadata_file '{path}' {what if missing else 'has no images'}. Write their names with "
-                         ".png or .jpg, relative to image_dir.")
-    for name, caption in captions.items():
-        check_text(f"'{path}': {name_some([name])}", caption)
-    return {file: captions[name] for name, file in found.items() if file}
-
-
 def _unnamed(subset: _Subset, named: Texts) -> list[str]:
     """Returns a sentence about the pictures of image_dir that the metadata file does not name."""
     pictures = list_pictures(_folder(subset, "image_dir"))[0] if "image_dir" in subset.settings else []
     return sentences(([path.name for path in pictures if path not in named],
                       "pictures are left out, because the metadata_file does not name them", ""))
-
-
-def _lines(text: str) -> dict[str, Any]:
-    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    return {entry["image_path"]: entry for entry in entries}
-
-
-def _joined(entry: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Returns a caption with its tags behind it. With wildcards the tags stand behind each of its lines."""
-    glue = settings.get("caption_separator", ",")
-    caption, tags = ("" if entry.get(key) is None else entry[key] for key in ("caption", "tags"))
-    if wrong := [text for text in (caption, tags) if not isinstance(text, str)]:
-        raise TypeError(f"{json.dumps(wrong[0])[:40]} is no text")
-    if not settings.get("enable_wildcard", False):
-        return glue.join(part for part in (caption, tags) if part)
-    tags = tags.replace("\n", glue)
-    lines = [line for line in caption.split("\n") if line.strip()]
-    return "\n".join(glue.join((line, tags)) for line in lines) if tags else caption

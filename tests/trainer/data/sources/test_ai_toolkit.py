@@ -193,7 +193,8 @@ def test_what_cannot_be_meant_is_refused(home, entry, told):
     ("datasets: [cats]", "a dataset must have settings such as folder_path: cats, got 'cats'"),
     ("a: [", "cannot be read as YAML"), ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
     ("a: 1\n---\nb: 2", "cannot be read as YAML"), ("2001-99-99", "cannot be read as YAML"),
-    ("[" * 5000, "nested too deep"), ("&a [*a]", "its aliases stand for more than 100000 values"),
+    ("[" * 5000, "nested too deep"), ("a: " + "9" * 5000, "YAML (it has a whole number of more than 18 digits)"),
+    ("a: 0x" + "f" * 5000, "YAML (it has a whole number of more than 18 digits)"), ("&a [*a]", "its aliases stand for more than 100000 values"),
     ("a: &a [x, x]\n" + "\n".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]" for p, n in PAIRS),
      "its aliases stand for more than 100000 values"),
     ("a: &a {x: 1}\n" + "\n".join(f"{n}: &{n} {{<<: [{', '.join([f'*{p}'] * 9)}]}}" for p, n in PAIRS),
@@ -204,7 +205,8 @@ def test_files_that_are_no_configuration_are_refused(home, text, told):
 
 
 def test_json_is_read_as_json(home):
-    for text, told in (("{", "cannot be read as JSON"), ("[" * 200_000, "nested too deep"), ("{}", "has no datasets")):
+    for text, told in (("{", "cannot be read as JSON"), ("[" * 200_000, "nested too deep"), ("{}", "has no datasets"),
+                       ("9" * 5000, "more than 18 digits"), ('{"job": 1, "job": 2}', "job stands in it twice")):
         (home / "c.json").write_text(text)
         with pytest.raises(ValueError, match=told):
             read_config(home / "c.json")
