@@ -181,7 +181,8 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
     """Returns the images of a dataset's folder and of all folders in it, as ai-toolkit does, and sentences about what
     is left out. Raises ValueError if there are none."""
     found, said, files = [], [], CaptionFiles(block.extension)
-    for place in _folders(block):
+    places = [*_folders(block)]
+    for place in places:
         pictures, left_out = list_pictures(place)
         chosen, about_masks = with_masks(pictures)
         found += [replace(block.common, path=path, masks=own, masked=block.masked, caption_file=files.of(path))
@@ -189,7 +190,8 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
         said += left_out + about_masks
     if not found:
         raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
-    said += shared_captions(found) + unused_captions({e.path: e.caption_file for e in found if e.caption_file}, files)
+    used = {entry.path: entry.caption_file for entry in found if entry.caption_file}
+    said += shared_captions(found) + unused_captions(used, files, places)
     if block.masked:
         found, about_masks = _masked(found, block)
         said += about_masks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,9 +86,10 @@ def shared_captions(found: Sequence[Found]) -> list[str]:
                       " Rename one of each if they show different things."))
 
 
-def unused_captions(used: Mapping[Path, Path], files: CaptionFiles) -> list[str]:
-    """Returns a sentence about the caption files beside images that are no image's. `used`: the file of each image."""
-    taken, places = {*used.values()}, dict.fromkeys(image.parent for image in used)
+def unused_captions(used: Mapping[Path, Path], files: CaptionFiles, more: Iterable[Path] = ()) -> list[str]:
+    """Returns a sentence about the caption files beside images, or in `more` folders, that are no image's. `used`: the
+    file of each image."""
+    taken, places = {*used.values()}, dict.fromkeys([*more, *(image.parent for image in used)])
     return sentences(([name for place in places for name in files.unused(place, taken)],
                       "caption files are not read, because no image has their name or another file goes before", ""))
 
@@ -114,7 +115,7 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
         problems += wrong
     if problems:
         raise ValueError("The weights of images cannot be used:\n" + "\n".join(problems))
-    return found, said + unused_captions(beside, files)
+    return found, said + unused_captions(beside, files, places)
 
 
 def with_masks(pictures: Sequence[Path]) -> tuple[masks.Found, list[str]]:
@@ -157,20 +158,22 @@ def _what_else(folder: Path) -> str:
 def _places(folder: Path) -> tuple[dict[Path, int], dict[Path, str]]:
     """Returns the folders to read with their repeats, which may be 0, and the reasons why others are not read."""
     places, unread = {folder: 1}, {}
-    for sub in _subfolders(folder):
+    for sub in subfolders(folder):
         name = name_some([sub.name])
         if not is_unicode(sub.name):
             unread[sub] = f"folder '{name}': its name is not UTF-8. Rename it."
         elif match := re.match(r"(\d+)_", sub.name):
             places[sub] = int(match[1])
+            if not places[sub]:
+                unread[sub] = f"folder '{name}': its pictures are left out, because its name says 0 times."
             unread |= {deep: f"folder '{name}/{name_some([deep.name])}': subfolders of '{name}' are not read."
-                       for deep in (_subfolders(sub) if places[sub] else [])}
+                       for deep in (subfolders(sub) if places[sub] else [])}
         else:
             unread[sub] = f"folder '{name}': only subfolders named like 10_name (number of repeats, name) are read."
     return places, unread
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Returns the folders in a folder that can hold images."""
     return [folder / entry.name for entry in entries(folder) if not entry.is_file(follow_symlinks=False)
             and not entry.name.startswith(".") and entry.name.lower() not in masks.FOLDERS

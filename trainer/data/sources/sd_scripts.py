@@ -21,7 +21,7 @@ from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
 from . import sd_scripts_metadata
-from .folder import unused_captions
+from .folder import subfolders, unused_captions
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
@@ -75,7 +75,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
         wrong.append("No subset has images with a num_repeats of at least 1.")
     if wrong:
         raise ValueError(f"The dataset configuration '{path}' cannot be used:\n" + "\n".join(dict.fromkeys(wrong)))
-    return found, list(dict.fromkeys(notes))
+    return found, list(dict.fromkeys(notes + _not_read(found)))
 
 
 # The file and its sizes
@@ -206,6 +206,22 @@ def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
                          "subset.")
     others = [path.name for path in pictures if path.suffix.lower() not in EXTENSIONS]
     return images, left_out + sentences((others, "files that sd-scripts does not take for images are left out", ""))
+
+
+def _not_read(found: list[Found]) -> list[str]:
+    """Returns a sentence about the folders with pictures that lie in those that are read and are not read themselves."""
+    read = {path.parent for entry in found for path in (entry.path, *entry.masks)}
+    below = sorted({sub for place in read for sub in subfolders(place)} - read)
+    return sentences(([f"{sub.parent.name}/{sub.name}" for sub in below if _has_pictures(sub)],
+                      "folders with pictures are not read, because they lie in the folder of another subset",
+                      " Give each a subset to train them."))
+
+
+def _has_pictures(place: Path) -> bool:
+    try:
+        return bool(list_pictures(place)[0])
+    except ValueError:  # it is not read, so it need not be readable
+        return False
 
 
 def _captions(images: list[Path], settings: dict[str, Any]) -> tuple[Texts, list[str]]:

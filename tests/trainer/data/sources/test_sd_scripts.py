@@ -146,6 +146,10 @@ def test_other_formats_and_subfolders_are_passed_over_and_that_is_said(cats):
     found, notes = read(cats, HEAD + SUBSET)
     assert [f.path.name for f in found] == ["a.png", "b.png"]
     assert any("c.gif" in note for note in notes)
+    told = "1 folders with pictures are not read, because they lie in the folder of another subset: cats/more."
+    assert any(told in note for note in notes)
+    _, notes = read(cats, HEAD + SUBSET + SUBSET.replace("cats", "cats/more"))
+    assert not any("folders with pictures" in note for note in notes)
 
 
 @pytest.mark.parametrize(("setting", "said"), [
