@@ -23,8 +23,9 @@ from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import list_pictures
-from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED, of_another
+from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
 from .folder import check_folder, shared_captions, unused_captions, with_masks
+from .foreign import of_another
 from .found import Found
 
 MOST_BYTES = 2**20

@@ -22,6 +22,7 @@ from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
 from . import sd_scripts_metadata
 from .folder import subfolders, unused_captions
+from .foreign import program
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
@@ -52,6 +53,8 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
     An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
     settings are unknown or unusable, or folders do not exist or have no images."""
     config = _parse(path)
+    if whose := program(config):
+        raise ValueError(f"'{path}' {whose}")
     wrong, found, notes = problems(config), [], []
     for number, dataset in enumerate([] if wrong else config["datasets"], 1):
         inherited = {key: v for key, v in (config.get("general", {}) | dataset).items() if key != "subsets"}

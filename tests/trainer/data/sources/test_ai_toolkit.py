@@ -241,7 +241,16 @@ def test_captions_as_json_are_read_as_ai_toolkit_reads_them(home):
       {"id": "t", "dataset_type": "text_embeds"}],
      "is a configuration of SimpleTuner, which is not read. Choose the images' folder, which is '/my/cats'."),
     ({"a": {"caption": "x", "tags": "y"}, "b": {"tags": "z"}}, "is a list of captions for sd-scripts. Choose a .toml"),
-    ([{"file_name": "a.png", "text": "x"}], "is a list of captions. Write each of its objects on a line of its own"),
+    ({"--data_backend_config": "b.json"}, "is a configuration of SimpleTuner, which is not read. Choose the images'"),
+    ({"train_data_dir": "/x", "LoRA_type": "Standard"}, "is a configuration of kohya's GUI, which is not read. Choose the "
+     "images' folder, which is '/x'."),
+    ({"datasets": [{"image_directory": "x"}]}, "is a configuration of musubi-tuner"),
+    ({"general": {}, "datasets": [{"subsets": [{"image_dir": "x"}]}]}, "is a dataset configuration of sd-scripts in JSON"),
+    ({"a.png": {"caption": "x"}, "b.png": None}, "is a list of captions for sd-scripts. Choose a .toml"),
+    ({"a.png": "a cat", "b.PNG": None}, "is a list of captions. Write each image on a line of its own"),
+    ([{"enabled": True, "prompt": "x", "width": 512}], "is a list of prompts for pictures, and no dataset."),
+    ([{"image": "a.png", "caption": "x"}], "is a list of captions. Write each image on a line of its own"),
+    ([{"file_name": "a.png", "text": "x"}], "is a list of captions. Write each image on a line of its own"),
 ])
 def test_files_of_others_are_named(home, content, told):
     assert told in refusal(home, json.dumps(content))

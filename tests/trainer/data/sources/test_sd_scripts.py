@@ -192,6 +192,9 @@ def test_all_unknown_settings_are_named_at_once(cats):
 @pytest.mark.parametrize(("toml", "said"), [
     ("learning_rate = 1e-4\n", "--config_file"),
     ("datasets = 3\n", "has no [[datasets]]"),
+    ("[[datasets]]\nimage_directory = 'cats'\n", "data.toml' is a configuration of musubi-tuner, which is not read. Choose "
+     "the images' folder, which is 'cats'."),
+    ("[[directory]]\npath = 'cats'\n", "data.toml' is a configuration of diffusion-pipe"),
     ("[[datasets]]\nresolution = 512\n", "Dataset 1 has no [[datasets.subsets]]"),
     ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nnum_repeats = 1\n", "no image_dir"),
     (HEAD + SUBSET.replace("cats", "dogs"), "dogs' does not exist"),
