@@ -15,8 +15,7 @@ from ..disk.text import check_text
 from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
-from .captions.files import CaptionFiles
-from .item import Dataset, check_editable
+from .item import Dataset, check_editable, check_writable
 from .naming import Names, name_some
 
 CAPTION, ACCEPTED = "caption", "accepted"
@@ -137,9 +136,10 @@ def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
 
 
 def write_captions(dataset: Dataset) -> int:
-    """Writes the captions that differ from those beside the images. Returns how many it wrote."""
-    files = CaptionFiles()
-    wanted = {files.of(item.path): item.own_caption for item in reversed(dataset.items)}
+    """Writes the captions that differ from those beside the images. Returns how many it wrote. Raises ValueError as
+    `check_writable` does."""
+    check_writable(dataset.items)
+    wanted = {item.caption_file: item.own_caption for item in reversed(dataset.items) if item.caption_file}
     differing = {file: text for file, text in wanted.items() if text and _on_disk(file) != captions.one_line(text)}
     for file, text in differing.items():
         captions.write(file, text)

@@ -134,11 +134,12 @@ def _captioned(found: Sequence[Found], rows: Mapping[Path, str]) -> tuple[list[F
     without = [entry.path.name for entry in given if entry.caption is None and entry.path.parent in tables]
     differ = [entry.path.name for entry in given if entry.caption is not None and _differs(entry)]
     others = [file.name for file in {*rows} - {entry.path for entry in found}]
-    return given, sentences(
+    said = sentences(
         (differ, "images have another caption in their text file than in the table; the table's are used",
          " Take the table away to use the text files."),
         (without, "images have no caption in the table, so their text files are read", ""),
         (sorted(others), "files that the table names are not images to train on", "")) + shared_captions(given)
+    return [entry if entry.caption is None else replace(entry, caption_file=None) for entry in given], said
 
 
 def _differs(entry: Found) -> bool:
