@@ -24,7 +24,7 @@ def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
         folder = archive.unpack(source, scratch)
         with archive.naming(source, folder) as named:
             found, said = find.find(folder)
-            return found, [named(sentence) for sentence in said]
+            return found, [named(sentence) for sentence in archive.passed_over(folder) + said]
     if kind == ".toml":
         return sd_scripts.read_toml(source)
     if kind in CONFIGURATIONS:
