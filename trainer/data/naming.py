@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.request import url2pathname
 
 NAMED = 5
 """The most files that a message names."""
 LONGEST = 200
 """The most letters of a name that a message shows."""
-UNSEEN = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+UNSEEN = ("\ufeff\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
+          "\u2069")
 """Characters that nobody sees. Windows puts U+202A in front of a path that is copied from a file's properties."""
-QUOTES = ("''", "“”", "‘’")
+QUOTES = ("''", "“”", "‘’", "„“", "„”", "””", "«»", "»«", "‹›", "``")
 
 
 def name_some(names: Sequence[str], most: int = NAMED) -> str:
@@ -91,10 +94,17 @@ class Files:
 
 def pasted(text: str) -> str:
     """Returns a path as it is meant: without the spaces, unseen characters and quotation marks around it that come
-    along when it is copied."""
+    along when it is copied, without the backslashes of a shell, and not as an address, file:///cats."""
     while (bare := _bare(text)) != text:
         text = bare
-    return text
+    if text.lower().startswith("file:///"):
+        return url2pathname(text[len("file://"):])
+    return re.sub(r"\\([^\w\\])", r"\1", text) if text.startswith(("/", "~")) else text
+
+
+def named_in_table(text: str) -> str:
+    """Returns the name of a file as it is meant in a table, with / between folders."""
+    return pasted(text).replace("\\", "/")
 
 
 def _bare(text: str) -> str:

@@ -16,11 +16,11 @@ from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
 from .item import Dataset, check_editable, check_writable
-from .naming import Names, name_some
+from .naming import Names, name_some, named_in_table
 
 CAPTION, ACCEPTED = "caption", "accepted"
 """The columns of a table besides file_name."""
-YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
+YES, NO = ("yes", "true", "1", "1.0"), ("no", "false", "0", "0.0", "")
 """What a person or a spreadsheet writes into `accepted`."""
 
 
@@ -158,7 +158,7 @@ def _meant(path: Path, found: Mapping[str, table.Row], names: Mapping[Path, str]
     """Returns the rows by the names of their pictures. Raises ValueError if two are for one picture."""
     pictures, meant = Names(names.values(), found), {}
     for name, row in found.items():
-        picture = pictures.find(name)
+        picture = pictures.find(name, named_in_table(name))
         if picture in meant:
             raise ValueError(f"{path.name} has two rows for {picture}: {name_some([meant[picture][table.KEY], name])}. "
                              "Take one of them out.")

@@ -199,6 +199,10 @@ def test_a_row_is_for_the_image_however_its_name_is_written(tmp_path):
     taken = review.read_table(written(tmp_path / "t.jsonl", {"file_name": "A.PNG", "caption": "new"},
                                       {"file_name": "1_X/a.png", "caption": "other"}), data(tmp_path))
     assert captions(taken.dataset) == ["new", "two", "other"] and len(taken.notes) == 1
+    for name in (r"1_x\a.png", " 1_x/a.png ", "\u202a1_x/a.png"):
+        row = {"file_name": name, "caption": "new", "accepted": 1.0}
+        taken = review.read_table(written(tmp_path / "t.jsonl", row), data(tmp_path))
+        assert captions(taken.dataset) == ["one", "two", "new"] and len(taken.accepted) == 1
     assert "has two rows for a.png: A.png, a.PNG. Take one" in refusal(written(
         tmp_path / "t.jsonl", {"file_name": "A.png", "caption": "x"}, {"file_name": "a.PNG", "caption": "y"}),
         data(tmp_path))

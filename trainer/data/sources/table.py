@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..captions import table
-from ..naming import Files, Names, name_some, sentences
+from ..naming import Files, Names, name_some, named_in_table, sentences
 from ..pictures.listing import entries
 
 NAMES = ("metadata.jsonl", "metadata.csv")
@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
 
 def _inside(folder: Path, name: str) -> Path | None:
     """Returns the path that a name means, which is absolute or begins at `folder`. None: it lies outside `folder`."""
-    home, place = os.path.abspath(folder), os.path.abspath(folder / name.strip().replace("\\", "/"))
+    home, place = os.path.abspath(folder), os.path.abspath(folder / named_in_table(name))
     inside = os.path.normcase(place).startswith(os.path.normcase(os.path.join(home, "")))
     return folder / os.path.relpath(place, home) if inside else None
 
