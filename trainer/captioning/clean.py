@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..data.captions import brackets
+from ..disk.text import check_text
 
 _KIND = r"(?:caption|description|prompt)\b"
 _PREFACES = [re.compile(pattern, re.IGNORECASE) for pattern in (
@@ -51,6 +52,7 @@ def replacements(text: str) -> tuple[tuple[str, str], ...]:
     """Returns the pairs (old, new) of a text with `old → new` on each line. `->` and `=>` will do as well. Raises
     ValueError for a line that is something else."""
     pairs = []
+    check_text("replace", text)
     for line in filter(None, map(str.strip, text.splitlines())):
         old, *new = _ARROW.split(line)
         if not old or len(new) != 1:

@@ -72,8 +72,8 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     for i, caption in enumerate(given.captions, 1):
         check_text(f"Caption {i}", caption)
         if "\0" in caption or len(caption.encode()) > MOST_BYTES:
-            raise ValueError(f"Caption {i} cannot be used: it has a zero in it, or more than {MOST_BYTES / 2**20:g} MB. "
-                             "Mend it in the node that gives it.")
+            raise ValueError(f"Caption {i} cannot be used: it has a zero in it, or more than {MOST_BYTES / 2**20:g} "
+                             "MB. Mend it in the node that gives it.")
     folder = root / _digest(given)
     if folder.is_dir():
         os.utime(folder)

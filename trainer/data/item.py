@@ -168,8 +168,8 @@ def check_writable(items: Iterable[Item]) -> None:
     """Raises ValueError if the caption of one of the items is read from something else than a text file, so that what
     is written to one would not be read."""
     if others := [i.path.name for i in items if not i.caption_file or i.caption_file.suffix.lower() == ".json"]:
-        raise ValueError(f"{len(others)} captions cannot be written to text files, because they are read from a table or "
-                         f"from JSON: {name_some(others)}. Turn write_files off, and change them where they are.")
+        raise ValueError(f"{len(others)} captions cannot be written to text files, because they are read from a table "
+                         f"or from JSON: {name_some(others)}. Turn write_files off, and change them where they are.")
 
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:

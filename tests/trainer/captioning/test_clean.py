@@ -59,6 +59,11 @@ def test_a_line_that_is_no_pair_is_named(line):
         clean.replacements(line)
 
 
+def test_half_a_character_is_told_in_whole_ones():
+    with pytest.raises(ValueError, match=r"replace has half of a character in it.*'a\\ud83d'"):
+        clean.replacements("a\ud83d")
+
+
 def test_words_are_read_between_commas_and_on_lines():
     assert clean.word_list("watermark, low  quality\nblurry,,") == ("watermark", "low quality", "blurry")
 

@@ -108,8 +108,8 @@ def test_messages_speak_of_the_nodes_and_not_of_files(tmp_path):
     with pytest.raises(ValueError, match="1 images from other nodes have no caption: image 1. Wire in a caption for"):
         make(Given(images=pictures(1)), tmp_path, scratch=tmp_path)
     with pytest.raises(ValueError, match="mask 2 is 32×32 pixels and its image 2 64×64"):
-        make(Given(images=pictures(1, 2), masks=[torch.ones(64, 64), torch.ones(32, 32)], captions=["a", "b"]), tmp_path,
-             masks="use", scratch=tmp_path)
+        masks = [torch.ones(64, 64), torch.ones(32, 32)]
+        make(Given(images=pictures(1, 2), masks=masks, captions=["a", "b"]), tmp_path, masks="use", scratch=tmp_path)
     for caption in ("a\0b", "a " * 2**20):
         with pytest.raises(ValueError, match="Caption 2 cannot be used: it has a zero in it, or more than 1 MB."):
             make(Given(images=pictures(1, 2), captions=["a", caption]), tmp_path)

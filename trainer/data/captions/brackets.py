@@ -1,4 +1,4 @@
-r"""Takes `miku (vocaloid)` and `miku \(vocaloid\)` for one text. To ComfyUI, brackets without a backslash are weights."""
+r"""Takes `miku (vocaloid)` and `miku \(vocaloid\)` for one text. To ComfyUI, bare brackets are weights."""
 
 from __future__ import annotations
 

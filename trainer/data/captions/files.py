@@ -121,7 +121,8 @@ def write(file: Path, caption: str) -> None:
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError if a template has unknown placeholders or is empty."""
+    """Raises ValueError if a template has unknown placeholders or half a character, or is empty."""
+    check_text("The template", template)
     found = re.findall(r"{(.*?)}", template)
     unknown = sorted({*found} - {*PLACEHOLDERS})
     if unknown:
@@ -143,7 +144,8 @@ def apply_template(template: str, *, trigger: str, caption: str, name: str) -> s
     if trigger and (begins := re.match(brackets.phrase(trigger), caption)):
         caption = caption[begins.end():].lstrip(" ,")
     words = brackets.escape(re.sub(r"[-_\s]+", " ", name).strip())
-    filled = template.replace("{trigger}", brackets.escape(trigger)).replace("{caption}", caption).replace("{name}", words)
+    filled = template.replace("{trigger}", brackets.escape(trigger)).replace("{caption}", caption)
+    filled = filled.replace("{name}", words)
     parts = [" ".join(part.split()) for part in filled.split(",")]
     return ", ".join(part for part in parts if part)
 

@@ -14,20 +14,21 @@ OTHERS = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".toml", ".yaml
           ".npz", ".npy", ".pt", ".safetensors", ".zip", ".db", ".ini", ".log", ".py", ".html", ".parquet"}
 """The extensions of files that are no pictures. They are not opened."""
 VIDEOS = {".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg"}
-UNREAD = {".jxl", ".jxr", ".wdp", ".hdp", ".jp2", ".j2k", ".jpf", ".tga", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".dds",
-          ".qoi", ".ico", ".svg", ".heics", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".xbm", ".xpm", ".sgi", ".fits",
-          ".pict", ".eps", ".ai", ".cdr", ".kra", ".clip", ".sai", ".ora", ".procreate", ".dng", ".cr2", ".cr3", ".nef",
-          ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".iiq", ".erf", ".kdc", ".dcr", ".x3f"}
+UNREAD = {".jxl", ".jxr", ".wdp", ".hdp", ".jp2", ".j2k", ".jpf", ".tga", ".psd", ".psb", ".xcf", ".exr", ".hdr",
+          ".dds", ".qoi", ".ico", ".svg", ".heics", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".xbm", ".xpm", ".sgi",
+          ".fits", ".pict", ".eps", ".ai", ".cdr", ".kra", ".clip", ".sai", ".ora", ".procreate", ".dng", ".cr2",
+          ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".iiq", ".erf",
+          ".kdc", ".dcr", ".x3f"}
 """The extensions of pictures in formats that are not read."""
 MOST_OPENED = 1000
 """The most files of a folder that are opened in vain because their extension does not say what they are."""
-START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avif|%s)"
-                   % b"|".join(HEIC_BRANDS), re.DOTALL)
+START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]"
+                   rb"|.{4}ftyp(avif|%s)" % b"|".join(HEIC_BRANDS), re.DOTALL)
 """How a picture begins in the formats that are read, by their specifications."""
 FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif"
                            rb"|\xff\x4f\xff\x51|II\xbc|SIMPLE  =|CSFCHUNK|.{4}ftyp(mif1|msf1|avis)", re.DOTALL)
-"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, JPEG 2000 again, JPEG XR, FITS,
-Clip Studio, and HEIF or AVIF with several pictures or with a brand that does not say which of them it is."""
+"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, JPEG 2000 again, JPEG XR,
+FITS, Clip Studio, and HEIF or AVIF with several pictures or with a brand that does not say which of the two it is."""
 
 
 def list_pictures(place: Path) -> tuple[list[Path], list[str]]:

@@ -92,10 +92,11 @@ def is_tags(caption: str, trigger_word: str = "") -> bool:
 
 
 def spellings(caption: str, trigger_word: str) -> list[str]:
-    """Returns each spelling of the trigger word in a caption. Case, spaces, `_`, `-` and backslashes before brackets may
-    differ. Only whole words count."""
+    """Returns each spelling of the trigger word in a caption. Case, spaces, `_`, `-` and backslashes before brackets
+    may differ. Only whole words count."""
     letters = [brackets.letter(letter) for letter in brackets.bare(trigger_word) if not re.match(r"[\s_-]", letter)]
-    return re.findall(r"(?<![\w\\])" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)", caption, re.IGNORECASE) if letters else []
+    pattern = r"(?<![\w\\])" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)"
+    return re.findall(pattern, caption, re.IGNORECASE) if letters else []
 
 
 def _missing(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:

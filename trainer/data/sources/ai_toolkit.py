@@ -206,6 +206,7 @@ def _folders(block: Block) -> Iterator[Path]:
     for place, inside, _ in os.walk(block.folder, onerror=refuse):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name.lower() not in LEFT_OUT
                            and Path(place, name) != block.mask_folder)
+        check_folder(Path(place))
         yield Path(place)
 
 

@@ -187,9 +187,9 @@ def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
 
 
 def _innermost(folder: Path) -> Path:
-    """Returns the folder below all folders that hold one folder with pictures and no table, only such files as a readme,
-    or pictures without captions where those in the folder have some. It does not go into one such as 10_cats, because
-    that name says how often its images come."""
+    """Returns the folder below all folders that hold one folder with pictures and no table, only such files as a
+    readme, or pictures without captions where those in the folder have some. It does not go into one such as 10_cats,
+    because that name says how often its images come."""
     while len(inside := [place for place in folder.iterdir() if place.is_dir() and _has_pictures(place)]) == 1:
         beside = any(re.match(r"(metadata|weights)\.", place.name, re.IGNORECASE) for place in folder.iterdir())
         if beside or re.match(r"\d+_", inside[0].name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...disk.text import is_unicode
 from ..captions import table
 from ..naming import name_some
 from . import ai_toolkit, archive, sd_scripts
@@ -49,6 +50,8 @@ def _kind(source: Path) -> str:
     known = (".zip", ".toml", *CONFIGURATIONS, *table.SUFFIXES)
     if kind in known and not os.path.isfile(source):
         raise ValueError(f"The dataset '{name}' does not exist. Choose a file or a folder that does.")
+    if kind in known and not is_unicode(str(source)):
+        raise ValueError(f"The path of the dataset '{name}' is not UTF-8. Rename what has no such name.")
     if kind not in known and os.path.exists(source):
         raise ValueError(f"The dataset '{name}' is a file. Choose a folder with .png, .jpg or .webp files, a zip of "
                          "one, or a dataset file: .toml (sd-scripts), .yaml or .json (ai-toolkit), .csv or .jsonl.")

@@ -212,7 +212,7 @@ def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
 
 
 def _not_read(found: list[Found]) -> list[str]:
-    """Returns a sentence about the folders with pictures that lie in those that are read and are not read themselves."""
+    """Returns a sentence about the folders with pictures that lie in those that are read, but are not read."""
     read = {path.parent for entry in found for path in (entry.path, *entry.masks)}
     below = sorted({sub for place in read for sub in subfolders(place)} - read)
     return sentences(([f"{sub.parent.name}/{sub.name}" for sub in below if _has_pictures(sub)],

@@ -62,7 +62,7 @@ def _captions(entries: list[tuple[str, dict[str, Any]]], folder: Path, settings:
     files, found, missing = Files(), {}, []
     for name, entry in entries:
         caption = _joined(name, entry, settings)
-        check_text(name_some([name]), caption)
+        check_text(name_some([name]), name + caption)
         file = folder / name if os.path.isfile(folder / name) else files.find(folder, name)
         if file is None:
             missing.append(name)

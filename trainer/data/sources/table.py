@@ -25,8 +25,8 @@ def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
     if tables[1:]:
         said.append(f"'{tables[1].name}' in '{folder.name}' is not read, because '{tables[0].name}' is there too.")
     if FOREIGN in there:
-        said.append(f"'{there[FOREIGN]}' in '{folder.name}' is not read. If it is a list for sd-scripts, choose a .toml "
-                    f"that names it as metadata_file. If not, turn it into {NAMES[0]}, with one object on each line.")
+        said.append(f"'{there[FOREIGN]}' in '{folder.name}' is not read. If it is a list for sd-scripts, choose a "
+                    f".toml that names it as metadata_file. If not, turn it into {NAMES[0]}, an object on each line.")
     others = [entry.name for entry in entries(folder) if entry.name not in there.values() and os.path.isfile(entry.path)
               and entry.name.lower().endswith(TABLES) and not entry.name.startswith(".")]
     return captions, said + sentences((others, f"tables in '{folder.name}' are not read",

@@ -52,11 +52,12 @@ def test_applying_twice_is_applying_once_and_gives_no_weights(caption, trigger):
 @pytest.mark.parametrize(("template", "message"), [
     ("{triger}, {caption}", "unknown placeholders: {triger}. Known are {trigger}, {caption}, {name}."),
     ("  ", "The template is empty."),
+    ("{a\ud83d}", "The template has half of a character in it"),
 ])
 def test_bad_templates_are_refused(template, message):
     with pytest.raises(ValueError) as caught:
         captions.check_template(template)
-    assert message in str(caught.value)
+    assert message in str(caught.value) and str(caught.value).encode()
 
 
 def test_writing_keeps_the_first_version(tmp_path):

@@ -71,7 +71,10 @@ def test_the_same_draw_gives_the_same_captions(rules):
     assert of(text, 8, 1, **rules) != of(text, 8, 2, **rules)
 
 
-@given(st.lists(st.sampled_from(["a", "猫", "{a|bb}", "{|ccc|{{}", "\n", ", ", "{{", "}}", ";;;"]), max_size=8).map("".join),
+PARTS = st.sampled_from(["a", "猫", "{a|bb}", "{|ccc|{{}", "\n", ", ", "{{", "}}", ";;;"])
+
+
+@given(st.lists(PARTS, max_size=8).map("".join),
        st.builds(CaptionRules, enable_wildcard=st.booleans(), shuffle_caption=st.booleans(),
                  secondary_separator=st.sampled_from(["", ";;;"]), caption_prefix=st.sampled_from(["", "{x|yy}"]),
                  caption_tag_dropout_rate=st.sampled_from([0, 0.5])), st.integers(0, 99))

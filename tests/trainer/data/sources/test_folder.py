@@ -175,8 +175,8 @@ def test_captions_tables_and_folders_that_are_not_read_are_told(folder):
 def test_a_letter_with_an_accent_is_found_however_it_is_written(folder):
     """U+00E9 is e with U+0301, Unicode Standard Annex #15; macOS and others differ in which they write."""
     touch(folder, "cafe\u0301.png", "na\u00efve.png", "Sub/B.PNG")
-    (folder / "Metadata.CSV").write_text("file_name,text\n\u202acaf\u00e9.png,one\nNAI\u0308ve.png,two\nsub\\b.png,three\n",
-                                         encoding="utf-8")
+    rows = "\u202acaf\u00e9.png,one\nNAI\u0308ve.png,two\nsub\\b.png,three\n"
+    (folder / "Metadata.CSV").write_text("file_name,text\n" + rows, encoding="utf-8")
     assert [caption for _, caption, _ in found(folder)[0]] == ["one", "two", "three"]
 
 

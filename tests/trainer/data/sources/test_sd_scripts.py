@@ -192,8 +192,8 @@ def test_all_unknown_settings_are_named_at_once(cats):
 @pytest.mark.parametrize(("toml", "said"), [
     ("learning_rate = 1e-4\n", "--config_file"),
     ("datasets = 3\n", "has no [[datasets]]"),
-    ("[[datasets]]\nimage_directory = 'cats'\n", "data.toml' is a configuration of musubi-tuner, which is not read. Choose "
-     "the images' folder, which is 'cats'."),
+    ("[[datasets]]\nimage_directory = 'cats'\n", "data.toml' is a configuration of musubi-tuner, which is not read. "
+     "Choose the images' folder, which is 'cats'."),
     ("[[directory]]\npath = 'cats'\n", "data.toml' is a configuration of diffusion-pipe"),
     ("[[datasets]]\nresolution = 512\n", "Dataset 1 has no [[datasets.subsets]]"),
     ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nnum_repeats = 1\n", "no image_dir"),
@@ -213,8 +213,8 @@ def test_all_unknown_settings_are_named_at_once(cats):
     ("[[datasets]]\nresolution = 512\nresolution = 512\n", "line 3"),
     (HEAD + '[[datasets.subsets]]\nimage_dir = "C:\\Users\\me"\n', "between apostrophes"),
     (HEAD + SUBSET + "num_repeats = 0\n", "No subset has images"),
-    pytest.param(HEAD + SUBSET + f"num_repeats = {'9' * 5000}\n", "data.toml' is not TOML: it has a whole number of more "
-                 "than 18 digits", id="decimal"),
+    pytest.param(HEAD + SUBSET + f"num_repeats = {'9' * 5000}\n", "data.toml' is not TOML: it has a whole number of "
+                 "more than 18 digits", id="decimal"),
     pytest.param(HEAD + SUBSET + f"num_repeats = 0x{'f' * 5000}\n", "data.toml' is not TOML: it has a whole number of "
                  "more than 18 digits", id="hexadecimal"),
 ])
@@ -242,9 +242,6 @@ def test_an_image_with_the_longest_name_is_read(cats):
     assert [f.caption for f in found] == ["cat"] * 3
 
 
-OBJECT = '{"caption": "a cat"}'
-
-
 @pytest.mark.parametrize(("content", "said"), [
     ("[]", "it must be like {\"cat.png\""), ("{", "it is not JSON like"), ("{}", "it has no images"),
     ('{"a.png": 3}', 'got {"a.png": 3}. Correct it'), ('{"a.png": "a cat"}', 'got {"a.png": "a cat"}. Correct it'),
@@ -253,8 +250,8 @@ OBJECT = '{"caption": "a cat"}'
     ('{"a.png": {"tags": NaN}}', "must be text, got NaN"), ('{"a.png": {"caption": false}}', "must be text, got false"),
     ('{"a.png": {"caption": "\\ud83d"}}', "half of a character"), ("9" * 5000, "more than 18 digits"),
     ('{"%s.png": {}}' % ("n" * 3000), "nnn…nnn"),
-    ('{"a.png": {}, "a.png": %s}' % OBJECT, "a.png stands in it twice, with different values; take one out"),
-    ('{"a.png": {}, "A.PNG": %s}' % OBJECT, "it has several captions for a.png. Take all but one of them out."),
+    ('{"a.png": {}, "a.png": {"caption": "A"}}', "a.png stands in it twice, with different values; take one out"),
+    ('{"a.png": {}, "A.PNG": {"caption": "A"}}', "it has several captions for a.png. Take all but one of them out."),
     pytest.param("[" * 100000, "nested too deep", id="deep")])
 def test_metadata_that_cannot_be_used_is_refused(cats, content, said):
     (cats / "meta.json").write_text(content)
