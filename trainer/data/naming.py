@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from urllib.request import url2pathname
 
 NAMED = 5
 """The most files that a message names."""
@@ -98,13 +97,19 @@ def pasted(text: str) -> str:
     while (bare := _bare(text)) != text:
         text = bare
     if text.lower().startswith("file:///"):
-        return url2pathname(text[len("file://"):])
+        return _of_address(text[len("file://"):])
     return re.sub(r"\\([^\w\\])", r"\1", text) if text.startswith(("/", "~")) else text
 
 
 def named_in_table(text: str) -> str:
     """Returns the name of a file as it is meant in a table, with / between folders."""
     return pasted(text).replace("\\", "/")
+
+
+def _of_address(text: str) -> str:
+    """Returns a path as it was before a browser wrote %20 for a space, and a slash before a drive."""
+    path = re.sub(rb"%([\da-fA-F]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode(errors="replace"))
+    return re.sub(r"^/(?=[A-Za-z]:)", "", path.decode(errors="replace"))
 
 
 def _bare(text: str) -> str:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...disk.text import check_text
 from ..captions import brackets
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import name_some, pasted
-from ..parsing import parse, parse_json
+from ..parsing import parse_json, parse_yaml
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
@@ -29,8 +27,6 @@ from .foreign import of_another
 from .found import Found
 
 MOST_BYTES = 2**20
-MOST_NODES = 100_000
-"""The most values in a file, each counted as often as YAML's aliases repeat it."""
 MAX_RESOLUTION = 4096
 STEP = 32
 """The step of edges in pixels that ai-toolkit has for models with tokens of 16 pixels (8 pixels for a latent, 2 latents
@@ -81,28 +77,11 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
 def _load(path: Path) -> Any:
     text, is_json = captions.read_text(path, MOST_BYTES), path.suffix.lower() == ".json"
     try:
-        return parse_json(text) if is_json else parse(text, _yaml)
+        return parse_json(text) if is_json else parse_yaml(text)
     except ValueError as err:
         kind = "JSON" if is_json else "YAML"
         raise ValueError(f"'{path}' cannot be read as {kind} ({err}). Mend it, if it is a configuration of "
                          "ai-toolkit.") from err
-
-
-def _yaml(text: str) -> Any:
-    if (tree := yaml.compose(text, Loader=yaml.SafeLoader)) and _count(tree, {}) > MOST_NODES:
-        raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
-    return yaml.safe_load(text)
-
-
-def _count(node: yaml.Node, known: dict[int, float]) -> float:
-    """Returns how many values a tree would have with its aliases written out, without writing them out. A tree that
-    holds itself has endlessly many."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inside = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = (part for entry in inside for part in (entry if isinstance(entry, tuple) else (entry,)))
-        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
-    return known[id(node)]
 
 
 def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
