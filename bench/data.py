@@ -162,7 +162,7 @@ def changes(rounds: int, files: int = 100_000, below: int = 120_000) -> tuple[fl
         times = []
         for _ in range(rounds):
             began = time.perf_counter()
-            fingerprint(folder, folder)
+            fingerprint(folder)
             times.append(time.perf_counter() - began)
         return statistics.median(times)
 

@@ -79,7 +79,7 @@ class DatasetLoader(io.ComfyNode):
         """Returns a value that changes when a file changes in a place that is read."""
         if folder is None:  # linked: ComfyUI has not computed it yet
             return ""
-        return _fingerprint(dataset_folder(folder))
+        return fingerprint(dataset_folder(folder))
 
     @classmethod
     @checked
@@ -96,16 +96,12 @@ class DatasetLoader(io.ComfyNode):
 def _check(folder: str) -> None:
     """Raises ValueError if a dataset cannot be read. What has not changed since it was good is not looked at again."""
     source = dataset_folder(folder)
-    _check_once(source, _fingerprint(source))
+    _check_once(source, fingerprint(source))
 
 
 @functools.lru_cache
 def _check_once(source: Path, fingerprint: str) -> None:
     check(source)
-
-
-def _fingerprint(source: Path) -> str:
-    return fingerprint(source, EVERYBODY.scratch())
 
 
 def resolution_input(more: str) -> io.Input:

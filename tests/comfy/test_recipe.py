@@ -231,7 +231,7 @@ def test_every_text_that_is_far_too_long_is_named_before_anything_is_encoded(hos
     told = str(caught.value)
     for name in (f"the caption of {red.path.name}", f"the caption of {others[0].path.name}",
                  "the caption of measured.png", "a caption with preservation_class", "a prompt of LoRA Sample Preview"):
-        assert f"{name} (about " in told
+        assert f"{name} (at least " in told
     assert "FLUX.1 is made for 512 tokens, and at most 2048 are encoded" in told
 
 

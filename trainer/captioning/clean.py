@@ -14,7 +14,7 @@ _PREFACES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     rf"^(?:the |an? )?(?:[\w'-]+ ){{0,2}}?{_KIND} *: *",
 )]
 _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»", "`": "`"}
-_ARROW = re.compile(r"\s*(?:→|->|=>)\s*")
+_ARROW = re.compile("→|->|=>")
 
 
 def plain(text: str) -> str:
@@ -54,9 +54,9 @@ def replacements(text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     check_text("replace", text)
     for line in filter(None, map(str.strip, text.splitlines())):
-        old, *new = _ARROW.split(line)
+        old, *new = map(str.strip, _ARROW.split(line))
         if not old or len(new) != 1:
-            raise ValueError(f"replace: '{line}' does not read like: old → new. Write one such pair on each line.")
+            raise ValueError(f"replace: '{line[:80]}' does not read like: old → new. Write one such pair on each line.")
         pairs.append((old, new[0]))
     return tuple(pairs)
 

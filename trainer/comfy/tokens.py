@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import comfy.sd
 
-from ..data.captions.files import one_line
 from ..model.family import FAR_TOO_LONG
 from .families import FAMILIES
 
@@ -15,8 +15,10 @@ CLIP_TOKENS = 75
 """The tokens that CLIP takes at once: 77 without its start and its end."""
 CLIP_PARTS = {"l", "g", "h"}
 COUNTED = 10_000
-"""The most characters of a text that are counted. ComfyUI's tokenizer takes time that grows with the square of their
+"""The most characters that are counted at once. ComfyUI's tokenizer takes time that grows with the square of their
 number (0.30): a megabyte of Chinese takes it minutes."""
+PIECE = re.compile(rf"\S(?:.{{0,{COUNTED - 2}}}\S)?(?!\S)|\S{{{COUNTED}}}", re.DOTALL)
+"""As many whole words as are counted at once, or a part of a longer word."""
 
 
 def tokenize(clip: comfy.sd.CLIP, text: str, **options: Any) -> dict[str, Any]:
@@ -33,26 +35,34 @@ def counter(clip: comfy.sd.CLIP) -> tuple[Callable[[str], int], int]:
     """Returns a function that counts the tokens of a caption, and the number of tokens that the model is made for.
 
     Tokens are counted as a person would: without start, end and padding. Of several tokenizers, the one that needs the
-    most tokens counts. What a caption has behind its first COUNTED characters is taken to be like them."""
-    parts = set(clip.tokenize(""))
+    most tokens counts. Of a text that is far too long only the beginning is counted, until that is known."""
     around = _count(clip, "")
+    made_for = _made_for(clip)
 
     def count(caption: str) -> int:
-        text = caption if len(caption) <= COUNTED else one_line(caption)
-        found = _count(clip, text[:COUNTED])
-        return max(found[part] - around[part] for part in found) * max(len(text), COUNTED) // COUNTED
+        total = dict.fromkeys(around, 0)
+        for piece in PIECE.finditer(caption):
+            found = _count(clip, piece[0])
+            total = {part: total[part] + found[part] - around[part] for part in total}
+            if max(total.values()) > FAR_TOO_LONG * made_for:
+                break
+        return max(total.values())
 
-    if parts <= CLIP_PARTS:
-        return count, CLIP_TOKENS
+    return count, made_for
+
+
+def _made_for(clip: comfy.sd.CLIP) -> int:
+    if {*clip.tokenize("")} <= CLIP_PARTS:
+        return CLIP_TOKENS
     made_for = [family for family in FAMILIES if family.reads(clip)] or FAMILIES
-    return count, max(family.caption_tokens for family in made_for)
+    return max(family.caption_tokens for family in made_for)
 
 
 def check_length(clip: comfy.sd.CLIP, text: str) -> None:
     """Raises ValueError for a text that is far too long to be encoded."""
     count, made_for = counter(clip)
     if (found := count(text)) > FAR_TOO_LONG * made_for:
-        raise ValueError(f"A text of about {found} tokens is far too long: “{text[:80]}…”. The model is made for "
+        raise ValueError(f"A text of at least {found} tokens is far too long: “{text[:80]}…”. The model is made for "
                          f"{made_for}, and at most {FAR_TOO_LONG * made_for} are encoded. Shorten it.")
 
 

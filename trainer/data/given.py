@@ -71,9 +71,9 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     check_text("trigger_word", trigger_word)
     for i, caption in enumerate(given.captions, 1):
         check_text(f"Caption {i}", caption)
-        if "\0" in caption or len(caption.encode()) > MOST_BYTES:
-            raise ValueError(f"Caption {i} cannot be used: it has a zero in it, or more than {MOST_BYTES / 2**20:g} "
-                             "MB. Mend it in the node that gives it.")
+        if (size := len(caption.encode())) > MOST_BYTES:
+            raise ValueError(f"Caption {i} has {size / 2**20:.1f} MB, and a caption has at most {MOST_BYTES / 2**20:g} "
+                             "MB. Shorten it in the node that gives it.")
     folder = root / _digest(given)
     if folder.is_dir():
         os.utime(folder)

@@ -48,7 +48,7 @@ def parse_yaml(text: str) -> Any:
 def _yaml(text: str) -> Any:
     if (tree := yaml.compose(text, Loader=yaml.SafeLoader)) and _count(tree, {}) > MOST_NODES:
         raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
-    return yaml.safe_load(text)
+    return yaml.SafeLoader("").construct_document(tree) if tree else None  # safe_load would parse it once more
 
 
 def _count(node: yaml.Node, known: dict[int, float]) -> float:

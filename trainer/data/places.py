@@ -19,19 +19,19 @@ Reads = Callable[[str], bool]
 """(name of a subfolder) → whether it is read together with the folder that it lies in."""
 
 
-def fingerprint(source: Path, scratch: Path) -> str:
+def fingerprint(source: Path) -> str:
     """Returns a text that changes when a file appears, changes or goes in a place that a dataset is read from.
 
     Each such folder is listed a few times at most, and each of its files is asked once for its size and times. Other
-    folders are not looked into, however many files lie there. `scratch` is as in `choose.find_any`."""
+    folders are not looked into, however many files lie there."""
     digest = hashlib.sha256()
-    for place in sorted({source, *_elsewhere(source, scratch)}):
+    for place in sorted({source, *_elsewhere(source)}):
         for listing in _listings(str(place), _has_repeats, _has_masks):
             digest.update(listing.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
 
 
-def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
+def _elsewhere(source: Path) -> Iterator[Path]:
     """Yields the folders that are read beside those that `_listings` finds by their names: what a table or a
     configuration names."""
     if os.path.isdir(source):
@@ -43,10 +43,9 @@ def _elsewhere(source: Path, scratch: Path) -> Iterator[Path]:
                 yield from _named(path) if os.path.isfile(path) else ()
     elif source.suffix.lower() in table.SUFFIXES:
         yield from _named(source)
-    elif source.suffix.lower() != ".zip":
+    else:
         with contextlib.suppress(ValueError):
-            found = choose.find_any(source, scratch)[0]
-            yield from {path.parent for entry in found for path in (entry.path, *entry.masks)}
+            yield from choose.folders(source)
 
 
 def _named(path: Path) -> Iterator[Path]:

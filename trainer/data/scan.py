@@ -108,6 +108,7 @@ def _items_of(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: s
         raise ValueError(f"{found.path.parent.name}: {found.path.name} comes {found.num_repeats} times an epoch, and "
                          f"{MOST_REPEATS} are the most. Lower the number of repeats.")
     text = captions.read(found.caption_file) if found.caption is None and found.caption_file else found.caption
+    check_text(f"The caption of {found.path.name}", text or "")
     caption = (text or "") if found.rules else captions.one_line(text or "")
     masked = found.masked if found.masked is not None else masks == "use"
     items = []

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 
-SURROGATES = re.compile("[\ud800-\udfff]")
-"""Halves of characters. JSON, a browser or a name that is not UTF-8 can bring them along, and no encoding takes one."""
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""Zeros, by which files that are no text are known, and halves of characters, which no encoding takes. JSON, a browser
+or a name that is not UTF-8 can bring them along."""
 
 
 def is_unicode(text: str) -> bool:
     """Tells whether a text can be written to a file, or as a file's name."""
-    return not SURROGATES.search(text)
+    return not UNWRITABLE.search(text)
 
 
 def text_problem(what: str, text: str) -> str:
     """Returns a sentence if a text cannot be written to a file, else nothing. `what` says what the text is."""
-    found = SURROGATES.search(text)
+    found = UNWRITABLE.search(text)
     if not found:
         return ""
+    part = "a zero character" if found[0] == "\0" else "half of a character"
     around = text[max(0, found.start() - 20):found.end() + 20]
-    return (f"{what} has half of a character in it, which no file can hold: {around!r}. Delete it, and type the "
-            "character again.")
+    return f"{what} has {part} in it, which no file can hold: {around!r}. Delete it, and type the character again."
 
 
 def check_text(what: str, text: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..disk.text import check_text
@@ -48,6 +49,10 @@ NUMBERS = {
 }
 """The options that take a number. LoRA Sample Preview's inputs have the same limits."""
 NEGATIVE = "n"
+MOST_PROBLEMS = 20
+"""The most problems that a message names."""
+MOST_LETTERS = 80
+"""The most letters of an option that a message shows."""
 
 
 def number(setting: str) -> Number:
@@ -63,10 +68,10 @@ class _Line:
 
     def problems(self) -> list[str]:
         found = [] if self.prompt else ["has no prompt. Write it in front of the options."]
-        names = [name for name, _ in self.options]
-        found += [f"--{name} is there {names.count(name)} times. Keep one." for name in dict.fromkeys(names)
-                  if names.count(name) > 1]
-        found += [f"--{name} {value}".rstrip() + f": {problem}" for name, value in self.options
+        names = Counter(name for name, _ in self.options)
+        found += [f"--{name[:MOST_LETTERS]} is there {times} times. Keep one." for name, times in names.items()
+                  if times > 1]
+        found += [f"--{name} {value}"[:MOST_LETTERS].rstrip() + f": {problem}" for name, value in self.options
                   if (problem := _problem(name, value))]
         return [f"line {self.number}: {problem}" for problem in found]
 
@@ -100,7 +105,9 @@ def _lines(text: str) -> list[_Line]:
     if not lines:
         raise ValueError("LoRA Sample Preview has no prompts. Write one a line, or remove the node.")
     if problems := [problem for line in lines for problem in line.problems()]:
-        raise ValueError("LoRA Sample Preview cannot draw these prompts:\n" + "\n".join(f"- {p}" for p in problems))
+        named = problems[:MOST_PROBLEMS]
+        more = [f"and {len(problems) - len(named)} more."] if problems[len(named):] else []
+        raise ValueError("\n- ".join(["LoRA Sample Preview cannot draw these prompts:", *named, *more]))
     return lines
 
 
@@ -116,6 +123,6 @@ def _problem(name: str, value: str) -> str:
     if name not in NUMBERS:
         known = ", ".join(f"--{letter}" for letter in NUMBERS)
         return (f"there is no such option. Use {known} or --{NEGATIVE}, each with a space behind it; if it belongs to "
-                f"the prompt, write '-- {name}'.")
+                f"the prompt, write '-- {name[:MOST_LETTERS]}'.")
     number = NUMBERS[name]
     return "" if number.read(value) is not None else f"{number.setting} must be {number}."

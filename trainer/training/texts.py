@@ -22,7 +22,7 @@ def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset 
         if len(text.encode(errors="replace")) > most and (found := host.count_tokens(text)) > most:
             tokens[name] = max(found, tokens.get(name, 0))
     if tokens:
-        named = name_some([f"{name} (about {found} tokens)" for name, found in tokens.items()])
+        named = name_some([f"{name} (at least {found} tokens)" for name, found in tokens.items()])
         yield (f"{len(tokens)} texts are far too long: {named}. {host.family.name} is made for {made_for} tokens, and "
                f"at most {most} are encoded, because memory grows with their square. Shorten them.")
 

@@ -49,7 +49,7 @@ def test_words_are_replaced_and_taken_out_whole(text, banned, replaced, edited):
 
 
 def test_pairs_are_read_with_any_arrow():
-    assert clean.replacements("a man → ohwx man\n\n woman->girl \nugly => ") == (
+    assert clean.replacements("a man → ohwx man\n\n woman  ->\tgirl \nugly => ") == (
         ("a man", "ohwx man"), ("woman", "girl"), ("ugly", ""))
 
 
@@ -62,6 +62,12 @@ def test_a_line_that_is_no_pair_is_named(line):
 def test_half_a_character_is_told_in_whole_ones():
     with pytest.raises(ValueError, match=r"replace has half of a character in it.*'a\\ud83d'"):
         clean.replacements("a\ud83d")
+
+
+def test_a_line_of_spaces_takes_no_time_and_is_shortened():
+    with pytest.raises(ValueError) as caught:
+        clean.replacements("a" + " " * 200_000 + "b")
+    assert len(str(caught.value)) < 200
 
 
 def test_words_are_read_between_commas_and_on_lines():

@@ -56,6 +56,25 @@ def refusal(folder, **options) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["\ud83d", "\0"])
+@pytest.mark.parametrize(("name", "content", "source"), [
+    ("metadata.jsonl", {"file_name": "a.png", "text": None}, ""),
+    ("table.jsonl", {"file_name": "a.png", "caption": None}, "table.jsonl"),
+    ("meta.json", {"a.png": {"tags": None}}, "set.toml"),
+    ("meta.jsonl", {"image_path": "a.png", "caption": None}, "set.toml"),
+    ("a.json", {"caption": None}, "set.yaml"),
+    ("set.yaml", {"folder_path": ".", "default_caption": None}, "set.yaml"),
+])
+def test_what_no_file_can_hold_is_refused_wherever_a_caption_stands(tmp_path, part, name, content, source):
+    picture(tmp_path / "a.png")
+    (tmp_path / "set.toml").write_text(f"[[datasets]]\n[[datasets.subsets]]\nmetadata_file = '{name}'\n")
+    (tmp_path / "set.yaml").write_text("{folder_path: ., caption_ext: json}")
+    (tmp_path / name).write_text(json.dumps(content).replace("null", json.dumps(f"a {part} cat")))
+    told = refusal(tmp_path / source)
+    assert ("has half of a character" if part == "\ud83d" else "has a zero character") in told
+    assert name in told or "a.png" in told
+
+
 def test_missing_folder(tmp_path):
     assert re.search(r"The dataset folder '.*nowhere' does not exist\. Choose a folder", refusal(tmp_path / "nowhere"))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from livelora.trainer.model.host import SampleSettings
 from livelora.trainer.samples.prompts import check, parse_all
 
@@ -117,6 +120,14 @@ def test_all_problems_of_all_lines_are_named_at_once():
     with pytest.raises(ValueError) as caught:
         check(text)
     assert [line[2:] for line in str(caught.value).splitlines()[1:]] == found
+
+
+@given(st.integers(1, 30_000), st.sampled_from(["q{}", "w", "{}" * 9]))
+@settings(max_examples=10, deadline=2000)
+def test_of_many_problems_some_are_named(count, name):
+    found = problems("a cat " + " ".join(f"--a{name.format(*[i] * 9)}" for i in range(count)) + " --" + "b" * count)
+    assert len(found) <= 21 and max(map(len, found)) < 400
+    assert len(found) < 21 or re.fullmatch(r"and \d+ more\.", found[-1])
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n", "# only a comment"])

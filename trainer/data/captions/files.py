@@ -15,7 +15,7 @@ from ...disk.files import keep_once, write_atomic
 from ...disk.text import check_text
 from ...recipe.choices import CaptionShuffle
 from ..naming import Names
-from ..pictures.images import EXTENSIONS as IMAGE_EXTENSIONS
+from ..pictures.listing import bases, has_extension
 from . import brackets
 
 PLACEHOLDERS = ("trigger", "caption", "name")
@@ -42,7 +42,7 @@ class CaptionFiles:
 
         That of cat.png is cat.txt, or else cat.png.txt. Raises ValueError if several could be meant."""
         _, names = self._listed(image.parent)
-        wanted = [base + extension for base in _bases(image.name) for extension in self._extensions]
+        wanted = [base + extension for base in bases(image.name) for extension in self._extensions]
         return image.with_name(names.find(*wanted) or wanted[0])
 
     def unused(self, place: Path, used: Collection[Path]) -> list[str]:
@@ -54,20 +54,10 @@ class CaptionFiles:
         if place not in self._folders:
             there = sorted(os.listdir(place)) if os.path.isdir(place) else []
             files = [name for name in there if name.lower().endswith(tuple(map(str.lower, self._extensions)))]
-            taken = {base + extension for name in there if _is_image(name)
-                     for base in _bases(name) for extension in self._extensions}
+            taken = {base + extension for name in there if has_extension(name)
+                     for base in bases(name) for extension in self._extensions}
             self._folders[place] = files, Names(files, taken)
         return self._folders[place]
-
-
-def _bases(image: str) -> list[str]:
-    """Returns what stands before the extension of an image's caption file, the best first."""
-    stem = os.path.splitext(image)[0]
-    return [stem, image, *([os.path.splitext(stem)[0]] if _is_image(stem) else [])]  # cat.png.download has cat.txt
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def read(file: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -132,9 +133,9 @@ def _columns(path: Path, cells: list[str]) -> list[str]:
     if KEY not in columns:
         raise ValueError(f"{path.name}: no column is called {KEY} (it has {_listed(columns)}). Its first row must name "
                          "the columns, like file_name,text.")
-    named = [column for column in columns if column]
-    if twice := sorted({column for column in named if named.count(column) > 1}):
-        raise ValueError(f"{path.name}: two columns are called {twice[0]}. Take one of them out.")
+    named = Counter(column for column in columns if column)
+    if twice := [column for column, times in named.items() if times > 1]:
+        raise ValueError(f"{path.name}: two columns are called {twice[0][:40]}. Take one of them out.")
     return columns
 
 

@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageFile, features
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from .augment import View, recolor
@@ -36,6 +37,8 @@ MB)."""
 MAX_BYTES = 10 * MAX_PIXELS
 """The most bytes of a picture's file. Larger ones are refused unread. A pixel with 16 bits of red, green, blue and
 alpha has 8 bytes."""
+NEW_SUBFILE_TYPE = 254
+"""The tag of a TIFF whose lowest bit says that it shows another one at a lower resolution (TIFF 6.0, section 8)."""
 EDGE = 512
 """The edge in pixels of the square whose area a picture is scaled to before its sharpness is measured."""
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -72,7 +75,7 @@ def examine(path: Path) -> Facts:
         small = max(1, round(width * scale)), max(1, round(height * scale))
         image.draft("L", small)  # only a JPEG can be decoded smaller
         image.load()
-        _check(image.format, data)
+        _check(image, data)
         orientation, shown = _orientation(image), _eight_bits(image)
         transparent = shown.has_transparency_data and cast("tuple[int, int]", _alpha(shown).getextrema())[0] < 255
         grey = _as("L", on_page(shown, "white")).resize(small, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -203,9 +206,14 @@ def _opened(path: Path, data: bytes) -> Image.Image:
     return image
 
 
-def _check(format: str | None, data: bytes) -> None:
-    """Raises ValueError for damage that pillow passes over. pillow does not look at the checksums of a PNG's pixels,
-    nor for the end of a JPEG if another custom node has set LOAD_TRUNCATED_IMAGES."""
+def _check(image: Image.Image, data: bytes) -> None:
+    """Raises ValueError for damage that pillow passes over, and for a raw file of a camera, of which pillow reads the
+    preview. pillow does not look at the checksums of a PNG's pixels, nor for the end of a JPEG if another custom node
+    has set LOAD_TRUNCATED_IMAGES."""
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+        raise ValueError("it is a small preview of another picture, as raw files of cameras have. Develop it, and save "
+                         "it as JPEG or PNG")
+    format = image.format
     if format == "PNG":
         offset = 8
         while offset + 12 <= len(data):

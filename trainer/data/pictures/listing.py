@@ -18,17 +18,19 @@ UNREAD = {".jxl", ".jxr", ".wdp", ".hdp", ".jp2", ".j2k", ".jpf", ".tga", ".psd"
           ".dds", ".qoi", ".ico", ".svg", ".heics", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".xbm", ".xpm", ".sgi",
           ".fits", ".pict", ".eps", ".ai", ".cdr", ".kra", ".clip", ".sai", ".ora", ".procreate", ".dng", ".cr2",
           ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".iiq", ".erf",
-          ".kdc", ".dcr", ".x3f"}
+          ".kdc", ".dcr", ".x3f", ".crw", ".srf", ".rwl", ".mrw", ".gpr", ".mos", ".mef", ".fff"}
 """The extensions of pictures in formats that are not read."""
 MOST_OPENED = 1000
 """The most files of a folder that are opened in vain because their extension does not say what they are."""
 START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]"
                    rb"|.{4}ftyp(avif|%s)" % b"|".join(HEIC_BRANDS), re.DOTALL)
 """How a picture begins in the formats that are read, by their specifications."""
-FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif"
-                           rb"|\xff\x4f\xff\x51|II\xbc|SIMPLE  =|CSFCHUNK|.{4}ftyp(mif1|msf1|avis)", re.DOTALL)
-"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, JPEG 2000 again, JPEG XR,
-FITS, Clip Studio, and HEIF or AVIF with several pictures or with a brand that does not say which of the two it is."""
+FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif|"
+                           rb"II\*\0.{4}CR\x02\0|.{4}ftypcrx |FUJIFILMCCD|IIU\0|IIR[OS]|MMOR|\0MRM|"
+                           rb"\xff\x4f\xff\x51|II\xbc|SIMPLE  =|CSFCHUNK|.{4}ftyp(mif1|msf1|avis)", re.DOTALL)
+"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, the raw files CR2, CR3, RAF,
+RW2, ORF and MRW, JPEG 2000 again, JPEG XR, FITS, Clip Studio, and HEIF or AVIF with several pictures or with a brand
+that does not say which of the two it is."""
 
 
 def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
@@ -38,7 +40,7 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     seen, hidden, unsure, videos = [], [], [], []
     for entry in entries(place):
         name, kind = entry.name, os.path.splitext(entry.name)[1].lower()
-        if kind in EXTENSIONS:
+        if has_extension(name):
             (hidden if name.startswith(".") else seen).append(name)
         elif kind in VIDEOS:
             videos.append(name)
@@ -60,6 +62,19 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
         (unsure[len(found):], f"files in '{place.name}' are not looked at, because they are so many and their "
          "extensions are no pictures'", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
+
+
+def bases(picture: str) -> list[str]:
+    """Returns by what names other files belong to a picture, the best first. The files of cat.png.download are called
+    after cat, those of cat.1 after cat.1."""
+    stem = os.path.splitext(picture)[0]
+    own = [stem, picture] if has_extension(picture) else [picture, stem]
+    return [*own, os.path.splitext(stem)[0]] if has_extension(stem) else own
+
+
+def has_extension(name: str) -> bool:
+    """Tells whether a name has the extension of a picture."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def entries(place: Path) -> list[os.DirEntry[str]]:
@@ -93,6 +108,6 @@ def _is_picture(path: Path) -> bool | None:
     except OSError:
         start = b""
     foreign = path.suffix.lower() in UNREAD
-    if START.match(start) and not (foreign and start[:2] in (b"II", b"MM")):  # the raw files of cameras look like TIFF
-        return True
-    return False if foreign or FOREIGN_START.match(start) else None
+    if FOREIGN_START.match(start) or (foreign and start[:2] in (b"II", b"MM")):  # cameras' raw files look like TIFF
+        return False
+    return bool(START.match(start)) or (False if foreign else None)

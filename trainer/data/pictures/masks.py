@@ -17,7 +17,7 @@ from torch import Tensor
 from ..naming import Names, sentences
 from . import images
 from .augment import View
-from .listing import entries, list_pictures
+from .listing import bases, entries, list_pictures
 
 Masks = Literal["ignore", "use"]
 Found = dict[Path, tuple[Path, ...]]
@@ -37,37 +37,52 @@ class Facts:
     """SHA-256 of the file."""
 
 
-def beside(pictures: Sequence[Path]) -> tuple[Found, list[str]]:
-    """Returns the mask pictures of each picture of one folder: first those that lie beside it, then those in its mask
+def beside(place: Path, pictures: Sequence[Path]) -> tuple[Found, list[str]]:
+    """Returns the mask pictures of each picture of a folder: first those that lie beside it, then those in its mask
     folders. Also returns sentences about what is left out of these folders. Raises ValueError if a mask folder cannot
     be read, or if several masks could be meant."""
-    found, said = [_by_stem(pictures, pictures, suffix) for suffix in SUFFIXES], []
-    for folder in (folder for place in {p.parent for p in pictures} for folder in _folders(place)):
+    found, said = among(pictures), []
+    for folder in _folders(place):
         own, left_out = inside(folder, pictures)
-        found.append(own)
+        found = {p: (*masks, *own[p]) for p, masks in found.items()}
         said += left_out
-    return {p: tuple(mask for masks in found for mask in masks[p]) for p in pictures}, said
+    return found, said
+
+
+def among(pictures: Sequence[Path]) -> Found:
+    """Returns the masks of each of the pictures that are among them. Raises ValueError if several could be meant."""
+    found = [_named_after(pictures, pictures, suffix) for suffix in SUFFIXES]
+    return {p: tuple(mask for masks in found for mask in masks[p]) for p in pictures}
 
 
 def inside(folder: Path, pictures: Sequence[Path]) -> tuple[Found, list[str]]:
     """Returns the picture in a mask folder that has the name of each picture, if there is one, and sentences about what
     is left out. Of several formats it is PNG. Raises ValueError as `beside` does."""
     masks, said = list_pictures(folder)
-    found = _by_stem(masks, pictures, "")
+    found = _named_after(masks, pictures, "")
     unused = sorted(mask.name for mask in {*masks} - {mask for own in found.values() for mask in own})
     return {p: own[:1] for p, own in found.items()}, said + sentences(
-        (unused, f"masks in '{folder.name}' are not used, because no image has their name", ""))
+        (unused, f"masks in '{folder.name}' are not used, because none of its images has their name", ""))
 
 
-def _by_stem(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> Found:
-    """Returns all masks that have the name of each picture and a suffix: the name's own writing first, and of each
-    writing PNG first, because it has no losses."""
-    stems: dict[str, list[Path]] = {}
-    for mask in sorted(masks, key=lambda p: p.suffix.lower() != ".png"):
-        stems.setdefault(mask.stem, []).append(mask)
-    names = Names(stems, {p.stem + suffix for p in pictures})
-    return {p: tuple(mask for name in names.alike(p.stem + suffix) for mask in stems[name])
-            if names.find(p.stem + suffix) else () for p in pictures}
+def _named_after(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> Found:
+    """Returns all masks that have a name of each picture and a suffix: the name's own writing first, and of each
+    writing the nearest to the mask's whole name, PNG first, because it has no losses."""
+    named: dict[str, list[Path]] = {}
+    parts = [(i, mask.suffix.lower() != ".png", base, mask)
+             for mask in masks for i, base in enumerate(bases(mask.name))]
+    for _, _, base, mask in sorted(parts, key=lambda part: part[:2]):
+        named.setdefault(base, []).append(mask)
+    wanted = {p: [base + suffix for base in bases(p.name)] for p in pictures}
+    names = Names(named, {name for own in wanted.values() for name in own})
+    return {p: tuple(dict.fromkeys(mask for name in _writings(names, own) for mask in named[name]))
+            for p, own in wanted.items()}
+
+
+def _writings(names: Names, wanted: Sequence[str]) -> list[str]:
+    """Returns all that are called as one of `wanted`, the one that `Names` finds first."""
+    found = names.find(*wanted)
+    return [found, *(name for name in wanted for name in names.alike(name))] if found else []
 
 
 def _folders(place: Path) -> list[Path]:

@@ -16,17 +16,17 @@ from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import name_some, pasted
-from ..parsing import parse_json, parse_yaml
+from ..parsing import parse_json
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import list_pictures
 from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
+from .configuration import load
 from .folder import check_folder, shared_captions, unused_captions, with_masks
 from .foreign import of_another
 from .found import Found
 
-MOST_BYTES = 2**20
 MAX_RESOLUTION = 4096
 STEP = 32
 """The step of edges in pixels that ai-toolkit has for models with tokens of 16 pixels (8 pixels for a latent, 2 latents
@@ -46,7 +46,7 @@ class Block:
     default_caption: str
     extension: str
     mask_folder: Path | None
-    masked: bool | None
+    alpha_mask: bool
     common: Found
     """What all images of the dataset have in common. Its path is the folder's."""
 
@@ -58,7 +58,7 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
     The file may also be a bare list of datasets, or one dataset. Paths begin at the folder of the file. Raises
     ValueError that names the file and all that is wrong in it."""
     found, said, problems = [], [], []
-    config = _load(path)
+    config = load(path)
     if whose := of_another(config):
         raise ValueError(f"'{path}' {whose}")
     for number, entry in enumerate(_datasets(path, config), 1):
@@ -74,14 +74,13 @@ def read_config(path: Path) -> tuple[list[Found], list[str]]:
     return found, said + ([ROUNDED] if any(entry.buckets for entry in found) else [])
 
 
-def _load(path: Path) -> Any:
-    text, is_json = captions.read_text(path, MOST_BYTES), path.suffix.lower() == ".json"
-    try:
-        return parse_json(text) if is_json else parse_yaml(text)
-    except ValueError as err:
-        kind = "JSON" if is_json else "YAML"
-        raise ValueError(f"'{path}' cannot be read as {kind} ({err}). Mend it, if it is a configuration of "
-                         "ai-toolkit.") from err
+def folders(path: Path) -> Iterator[Path]:
+    """Yields the folders that a configuration is read from, without reading what lies in them. Raises ValueError as
+    `read_config` does."""
+    for entry in _datasets(path, load(path)):
+        block = _block(entry, path.parent)
+        yield from _folders(block)
+        yield from filter(None, [block.mask_folder])
 
 
 def _datasets(path: Path, config: Any) -> list[dict[str, Any]]:
@@ -119,11 +118,10 @@ def _block(entry: dict[str, Any], home: Path) -> Block:
     mask_folder = Path(os.path.normpath(home / text)) if (text := pasted(_text(entry, "mask_path"))) else None
     if mask_folder and not os.path.isdir(mask_folder):
         raise ValueError(f"its mask_path '{name_some([str(mask_folder)])}' is no folder.")
-    alpha = _flag(entry, "alpha_mask")
     return Block(folder=folder, trigger_word=_text(entry, "trigger_word"),
-                 default_caption=_text(entry, "default_caption"), mask_folder=None if alpha else mask_folder,
-                 extension=_text(entry, "caption_type") or _text(entry, "caption_ext") or "txt",
-                 masked=True if alpha or mask_folder else None, common=_common(entry, folder))
+                 default_caption=_text(entry, "default_caption"), mask_folder=mask_folder,
+                 alpha_mask=_flag(entry, "alpha_mask"), common=_common(entry, folder),
+                 extension=_text(entry, "caption_type") or _text(entry, "caption_ext") or "txt")
 
 
 def _common(entry: dict[str, Any], folder: Path) -> Found:
@@ -164,17 +162,16 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
     places = [*_folders(block)]
     for place in places:
         pictures, left_out = list_pictures(place)
-        chosen, about_masks = with_masks(pictures)
-        found += [replace(block.common, path=path, masks=own, masked=block.masked, caption_file=files.of(path))
+        chosen, about_masks = with_masks(place, pictures)
+        found += [replace(block.common, path=path, masks=own, caption_file=files.of(path))
                   for path, own in chosen.items()]
         said += left_out + about_masks
     if not found:
         raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
     used = {entry.path: entry.caption_file for entry in found if entry.caption_file}
     said += shared_captions(found) + unused_captions(used, files, places)
-    if block.masked:
-        found, about_masks = _masked(found, block)
-        said += about_masks
+    found, about_masks = _masked(found, block)
+    said += about_masks
     return [replace(entry, caption=_caption(entry, block)) for entry in found], said
 
 
@@ -184,16 +181,19 @@ def _folders(block: Block) -> Iterator[Path]:
 
     for place, inside, _ in os.walk(block.folder, onerror=refuse):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name.lower() not in LEFT_OUT
-                           and Path(place, name) != block.mask_folder)
+                           and not (block.mask_folder and os.path.samefile(Path(place, name), block.mask_folder)))
         check_folder(Path(place))
         yield Path(place)
 
 
 def _masked(found: list[Found], block: Block) -> tuple[list[Found], list[str]]:
-    """Returns the images with the masks of the same names, and sentences about masks that are left out. If there is no
-    mask folder, alpha channels are the masks."""
+    """Returns the images with the masks that the dataset says, and sentences about masks that are left out: alpha
+    channels, or else the pictures of the same names in its mask folder."""
+    if block.alpha_mask:
+        unused = f"mask_path is not used, because alpha_mask goes before: '{block.mask_folder}'."
+        return [replace(entry, masks=(), masked=True) for entry in found], [unused] if block.mask_folder else []
     if not block.mask_folder:
-        return [replace(entry, masks=()) for entry in found], []
+        return found, []
     own, said = masks.inside(block.mask_folder, [entry.path for entry in found])
     return [replace(entry, masks=own[entry.path], masked=bool(own[entry.path])) for entry in found], said
 

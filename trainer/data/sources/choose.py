@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...disk.text import is_unicode
@@ -31,6 +32,14 @@ def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
     if kind in CONFIGURATIONS:
         return ai_toolkit.read_config(source)
     return find.find_named(source) if kind in table.SUFFIXES else find.find(source)
+
+
+def folders(source: Path) -> Iterator[Path]:
+    """Yields the folders and files that a configuration is read from. Raises ValueError if that cannot be known."""
+    if (kind := _kind(source)) == ".toml":
+        yield from sd_scripts.folders(source)
+    elif kind in CONFIGURATIONS:
+        yield from ai_toolkit.folders(source)
 
 
 def check(source: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...disk.text import is_unicode
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
-from ..naming import Names, name_some, sentences
+from ..naming import Files, Names, name_some, sentences
 from ..parsing import parse_json
 from ..pictures import masks
 from ..pictures.listing import entries, list_pictures
@@ -41,9 +41,10 @@ def find(folder: Path) -> tuple[list[Found], list[str]]:
             own, about = metadata.beside(place)
             rows |= own
             said += about
-    named = sorted({file.parent for file in rows} - {*places})
-    said += [why for place, why in unread.items() if not any(place in (sub, *sub.parents) for sub in named)]
-    found, left_out = _entries({p: n for p, n in places.items() if n} | dict.fromkeys(named, 1), rows, named)
+    named = {file.parent for file in rows} - {*places}
+    above = {place for sub in named for place in (sub, *sub.parents)}
+    said += [why for place, why in unread.items() if place not in above]
+    found, left_out = _entries({p: n for p, n in places.items() if n} | dict.fromkeys(sorted(named), 1), rows, named)
     if not found:
         raise ValueError(" ".join([f"No images in '{folder}' {_what_else(folder)}. Choose a folder with .png, .jpg or "
                                    ".webp files.", *said, *left_out]))
@@ -102,12 +103,15 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
     their order. Raises ValueError if weights cannot be used."""
     found, said, problems, files = [], [], [], CaptionFiles()
     beside: dict[Path, Path] = {}
+    ordered: dict[Path, list[Path]] = {}
+    for file in rows:
+        ordered.setdefault(file.parent, []).append(file)
     for place, num_repeats in places.items():
         pictures, left_out = list_pictures(place)
-        chosen, about_masks = with_masks(pictures)
-        weights, wrong = _read_weights(place / WEIGHTS, [p.name for p in chosen])
+        chosen, about_masks = with_masks(place, pictures)
+        weights, wrong = _read_weights(place, [p.name for p in chosen])
         beside |= {picture: files.of(picture) for picture in chosen}
-        wanted = [picture for picture in rows if picture in chosen] if place in named else chosen
+        wanted = [picture for picture in ordered[place] if picture in chosen] if place in named else chosen
         found += [Found(p, num_repeats, weights.get(p.name, 1.0), chosen[p], caption_file=beside[p]) for p in wanted]
         unnamed = sorted(p.name for p in {*chosen} - {*wanted})
         said += left_out + about_masks + sentences(
@@ -118,10 +122,10 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
     return found, said + unused_captions(beside, files, places)
 
 
-def with_masks(pictures: Sequence[Path]) -> tuple[masks.Found, list[str]]:
-    """Returns the pictures that are no masks, each with its masks, and sentences about masks that are left out. Raises
-    ValueError as `masks.beside` does."""
-    beside, said = masks.beside(pictures)
+def with_masks(place: Path, pictures: Sequence[Path]) -> tuple[masks.Found, list[str]]:
+    """Returns the pictures of a folder that are no masks, each with its masks, and sentences about masks that are left
+    out. Raises ValueError as `masks.beside` does."""
+    beside, said = masks.beside(place, pictures)
     no_images = {mask for masks in beside.values() for mask in masks}
     return {picture: own for picture, own in beside.items() if picture not in no_images}, said
 
@@ -181,10 +185,14 @@ def subfolders(folder: Path) -> list[Path]:
             and os.path.isdir(entry.path)]
 
 
-def _read_weights(path: Path, pictures: list[str]) -> tuple[dict[str, float], list[str]]:
-    """Returns the weights that a file gives to the images beside it, and what is wrong with it. Both are empty if there
+def _read_weights(place: Path, pictures: list[str]) -> tuple[dict[str, float], list[str]]:
+    """Returns the weights that a folder's file gives to its images, and what is wrong with it. Both are empty if there
     is no file."""
-    if not os.path.isfile(path):
+    try:
+        path = Files().find(place, WEIGHTS)
+    except ValueError as err:
+        return {}, [f"'{place}': {err}"]
+    if not path:
         return {}, []
     try:
         given = parse_json(captions.read_text(path, MOST_BYTES), parse_int=float)

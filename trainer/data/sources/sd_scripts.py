@@ -4,23 +4,20 @@ repeats, sizes and captions as there."""
 from __future__ import annotations
 
 import os.path
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ...disk.packages import require
-from ..captions.files import CaptionFiles, read_text
+from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import name_some, pasted, sentences
-from ..parsing import parse
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
 from . import sd_scripts_metadata
+from .configuration import load_toml
 from .folder import subfolders, unused_captions
 from .foreign import program
 from .found import Found
@@ -52,7 +49,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
 
     An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
     settings are unknown or unusable, or folders do not exist or have no images."""
-    config = _parse(path)
+    config = load_toml(path)
     if whose := program(config):
         raise ValueError(f"'{path}' {whose}")
     wrong, found, notes = problems(config), [], []
@@ -81,23 +78,19 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
     return found, list(dict.fromkeys(notes + _not_read(found)))
 
 
-# The file and its sizes
+def folders(path: Path) -> Iterator[Path]:
+    """Yields the folders and files that a configuration is read from, without reading pictures or captions. Raises
+    ValueError as `read_toml` does."""
+    config = load_toml(path)
+    subsets = [] if problems(config) else [own for dataset in config["datasets"] for own in dataset["subsets"]]
+    for own in subsets:
+        places = {key: path.parent / pasted(own[key]) for key in PATHS if key in own}
+        yield from places.values()
+        if "metadata_file" in places:
+            yield from sd_scripts_metadata.folders(places["metadata_file"], places.get("image_dir", path.parent))
 
-def _parse(path: Path) -> dict[str, Any]:
-    text = read_text(path, MOST_BYTES)
-    try:
-        return parse(text, _toml().loads)
-    except ValueError as err:
-        hint = " Write paths with /, or between apostrophes ('C:\\cats')." if "\\" in text else ""
-        raise ValueError(f"'{path}' is not TOML: {err}.{hint}") from err
 
-
-def _toml() -> ModuleType:
-    if sys.version_info >= (3, 11):
-        import tomllib
-        return tomllib
-    return require("tomli")
-
+# The sizes
 
 def _buckets(settings: dict[str, Any]) -> tuple[Buckets, ...]:
     """Returns the buckets of a dataset. There are none if the configuration has no resolution, which was then given to
@@ -163,6 +156,10 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         images, left_out = _files(subset)
         texts, about = _captions(images, settings)
         notes += left_out + about
+    no_images = {mask for masks in masks.among([*texts]).values() for mask in masks}
+    texts = {image: text for image, text in texts.items() if image not in no_images}
+    notes += sentences((sorted(mask.name for mask in no_images), "masks beside images are passed over, because only "
+                        "those in conditioning_data_dir are used", ""))
     own, about = _masks(subset, [*texts])
     notes += about
     return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...disk.text import check_text
+from ..captions import table
 from ..captions.files import read_text
 from ..naming import Files, name_some
 from ..parsing import parse_json
 
-MOST_BYTES = 64 * 2**20
 LIKE = '{"cat.png": {"caption": "a cat"}}'
 LINE = '{"image_path": "cat.png", "caption": "a cat"}'
 TEXTS = ("caption", "tags")
@@ -24,16 +24,23 @@ def read(path: Path, folder: Path, settings: dict[str, Any]) -> dict[Path, str]:
     an `image_path` in each line. The names of images begin at `folder`. Raises ValueError that names the file if it
     cannot be read, names an image twice, or names images that are not there."""
     if not os.path.isfile(path):
-        raise ValueError(f"The metadata_file '{path}' cannot be read (there is no such file). Correct its path.")
+        raise ValueError(f"The metadata_file '{path}' is no file. Correct its path.")
     try:
         return _captions([*_entries(path)], folder, settings)
     except ValueError as err:
         raise ValueError(f"The metadata_file '{path}' cannot be used: {err}") from err
 
 
+def folders(path: Path, folder: Path) -> Iterator[Path]:
+    """Yields the folders of the images that a metadata file names. Raises ValueError if it cannot be read."""
+    files, one_of_each = Files(), {os.path.dirname(name): name for name, _ in _entries(path)}
+    found = (_there(folder, name, files) for name in one_of_each.values())
+    yield from (image.parent for image in found if image)
+
+
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the names of images with what is known of them."""
-    text = read_text(path, MOST_BYTES)
+    text = read_text(path, table.MOST_BYTES)
     if path.suffix.lower() != ".jsonl":
         for name, entry in _object(text, "it", LIKE).items():
             if not isinstance(entry, dict):
@@ -63,7 +70,7 @@ def _captions(entries: list[tuple[str, dict[str, Any]]], folder: Path, settings:
     for name, entry in entries:
         caption = _joined(name, entry, settings)
         check_text(name_some([name]), name + caption)
-        file = folder / name if os.path.isfile(folder / name) else files.find(folder, name)
+        file = _there(folder, name, files)
         if file is None:
             missing.append(name)
         elif found.setdefault(file, caption) != caption:
@@ -73,6 +80,11 @@ def _captions(entries: list[tuple[str, dict[str, Any]]], folder: Path, settings:
         raise ValueError(f"{what if missing else 'it has no images'}. Write their names with .png or .jpg, relative to "
                          "image_dir.")
     return found
+
+
+def _there(folder: Path, name: str, files: Files) -> Path | None:
+    exact = os.path.join(folder, name)
+    return Path(exact) if os.path.isfile(exact) else files.find(folder, name)
 
 
 def _joined(name: str, entry: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -129,6 +129,17 @@ def test_another_node_cannot_make_cut_off_pictures_pass(tmp_path, monkeypatch):
             images.examine(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
+def test_of_a_raw_file_the_preview_is_refused_whatever_the_file_is_called(tmp_path, kind):
+    """Its lowest bit says that it shows another picture in small; the next one, that it is one of several pages."""
+    Image.new("RGB", (160, 120)).save(tmp_path / "a", "TIFF", tiffinfo={254: kind})
+    if kind & 1:
+        with pytest.raises(ValueError, match=r"a cannot be read as a picture \(it is a small preview of another"):
+            images.examine(tmp_path / "a")
+    else:
+        assert images.examine(tmp_path / "a").size == (160, 120)
+
+
 def test_heic_without_its_package_says_which_one(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # stands for a machine without it
     (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from livelora.trainer.data.pictures import images, listing
+from livelora.trainer.data.pictures.listing import UNREAD
 from PIL import Image
 
 
@@ -61,6 +62,29 @@ def test_a_big_tiff_is_read(tmp_path):
     """BigTIFF begins with 43 in place of TIFF's 42 (AWare Systems, "The BigTIFF file format")."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a", "TIFF", big_tiff=True)
     assert names(tmp_path) == (["a"], []) and images.examine(tmp_path / "a").size == (4, 4)
+
+
+@given(suffix=st.sampled_from(sorted(UNREAD)), case=st.sampled_from([str, str.upper]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_of_a_raw_file_the_preview_is_not_taken(tmp_path, suffix, case):
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    name = "a" + case(suffix)
+    (folder / name).write_bytes(CONTENTS["TIFF"])
+    found, [said] = names(folder)
+    assert found == [] and f"their format cannot be read: {name}." in said
+
+
+@pytest.mark.parametrize("suffix", ["srw pef nrw 3fr iiq sr2 srf kdc dcr mrw erf rwl gpr dng nef arw cr2".split()])
+def test_raw_files_are_known_by_their_extension(suffix):
+    assert {f".{name}" for name in suffix} <= UNREAD
+
+
+@pytest.mark.parametrize("start", [b"II*\0\x10\0\0\0CR\x02\0", b"\0\0\0\x18ftypcrx \0\0\0\1", b"FUJIFILMCCD-RAW ",
+                                   b"IIU\0\x08\0\0\0", b"IIRO\x08\0\0\0", b"\0MRM\0\0\0\0"])
+def test_raw_files_are_known_by_how_they_begin(tmp_path, start):
+    (tmp_path / "raw").write_bytes(start + bytes(40))
+    found, [said] = names(tmp_path)
+    assert found == [] and "their format cannot be read: raw." in said
 
 
 def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):

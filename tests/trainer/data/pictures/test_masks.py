@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from livelora.trainer.data.pictures import images, masks
 from livelora.trainer.data.pictures.augment import Augment, View
-from livelora.trainer.data.pictures.listing import list_pictures
+from livelora.trainer.data.pictures.listing import bases, list_pictures
 from livelora.trainer.data.sources.folder import with_masks
 from PIL import Image
 
@@ -72,23 +72,49 @@ def test_a_mask_picture_is_no_training_image(folder, setting, name):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
-@given(st.sampled_from(["a", "Photo", "José", "É 2"]), st.sampled_from([*masks.SUFFIXES, "mask/", "Masks/"]),
-       st.sampled_from([".png", ".jpg", ".WEBP", ".bmp"]), st.sampled_from(["NFC", "NFD"]),
-       st.sampled_from([str, str.upper, str.lower]))
-def test_a_mask_is_a_mask_however_its_name_is_written(tmp_path, stem, kind, extension, form, case):
+@given(st.sampled_from(["a", "Photo", "José", "É 2", "v1.5"]), st.sampled_from([*masks.SUFFIXES, "mask/", "Masks/"]),
+       st.sampled_from([".png", ".jpg", ".WEBP", ".bmp", ".png.download"]), st.sampled_from(["NFC", "NFD"]),
+       st.sampled_from([str, str.upper, str.lower]), st.data())
+def test_a_mask_is_a_mask_however_its_name_is_written(tmp_path, stem, kind, extension, form, case, data):
+    """It is called after its picture as a caption is: cat.png.download has cat.txt and cat_mask.png."""
     place = Path(tempfile.mkdtemp(dir=tmp_path))
-    image = place / f"{stem}.jpg"
-    written = case(unicodedata.normalize(form, stem if kind.endswith("/") else stem + kind)) + extension
+    image = place / (stem + data.draw(st.sampled_from([".jpg", ".jpg.png", ".png.download", ".1"])))
+    base = data.draw(st.sampled_from(sorted({stem, *bases(image.name)})) if image.suffix != ".1" else
+                     st.just(image.name))
+    written = case(unicodedata.normalize(form, base if kind.endswith("/") else base + kind)) + extension
     mask = (place / kind if kind.endswith("/") else place) / written
     mask.parent.mkdir(exist_ok=True)
     for path in (image, mask):
-        path.touch()
-    assert with_masks(list_pictures(place)[0])[0] == {image: (mask,)}
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert with_masks(place, list_pictures(place)[0])[0] == {image: (mask,)}
+
+
+def test_each_of_several_pictures_has_the_mask_of_its_whole_name(tmp_path):
+    (tmp_path / "mask").mkdir()
+    names = ("img.1", "img.2", "a.jpg", "a.jpg.png")
+    for name in names:
+        for folder in (tmp_path, tmp_path / "mask"):
+            (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = masks.beside(tmp_path, [tmp_path / name for name in names])[0]
+    assert {image.name: own[0].name for image, own in found.items()} == {name: name for name in names}
+
+
+def test_masks_above_the_folder_of_their_images_are_told(folder):
+    (folder / "mask").mkdir()
+    (folder / "10_dogs").mkdir()
+    picture(folder / "10_dogs" / "dog.png")
+    (folder / "10_dogs" / "dog.txt").write_text("a dog")
+    picture(folder / "mask" / "dog.png", color="white")
+    for _ in ("cat.png is there", "and then no more"):
+        assert "1 masks in 'mask' are not used, because none of its images has their name: dog.png." in read(
+            folder).skipped
+        (folder / "cat.png").unlink(missing_ok=True)
+        (folder / "cat.txt").unlink(missing_ok=True)
 
 
 def test_of_masks_in_several_writings_the_exact_one_counts_and_none_is_trained(folder):
     near = [picture(folder / name, color="white") for name in ("cat_mask.png", "cat_mask.jpg", "Cat_Mask.png")]
-    assert with_masks(list_pictures(folder)[0])[0] == {folder / "cat.png": tuple(near)}
+    assert with_masks(folder, list_pictures(folder)[0])[0] == {folder / "cat.png": tuple(near)}
     near[0].unlink()
     near[1].unlink()
     picture(folder / "CAT_mask.webp", color="white")
@@ -97,7 +123,7 @@ def test_of_masks_in_several_writings_the_exact_one_counts_and_none_is_trained(f
 
 def test_a_mask_that_is_exactly_another_images_is_only_that_ones(folder):
     other, mask = picture(folder / "CAT.png"), picture(folder / "cat_mask.png", color="white")
-    assert with_masks(list_pictures(folder)[0])[0] == {folder / "cat.png": (mask,), other: ()}
+    assert with_masks(folder, list_pictures(folder)[0])[0] == {folder / "cat.png": (mask,), other: ()}
 
 
 @pytest.mark.parametrize("setting", ["ignore", "use"])
@@ -271,17 +297,17 @@ def test_a_mask_folder_holds_masks_of_the_same_names(folder, place, name):
     (folder / place).mkdir()
     found = picture(folder / place / name, color="white")
     picture(folder / place / "other.png", color="white")
-    own, said = masks.beside([folder / "cat.png"])
+    own, said = masks.beside(folder, [folder / "cat.png"])
     assert own == {folder / "cat.png": (found,)}
-    assert said == [f"1 masks in '{place}' are not used, because no image has their name: other.png."]
+    assert said == [f"1 masks in '{place}' are not used, because none of its images has their name: other.png."]
 
 
 def test_what_lies_beside_the_image_comes_before_a_mask_folder_and_png_before_others(folder):
     (folder / "masks").mkdir()
     inside = [picture(folder / "masks" / name, color="white") for name in ("cat.jpg", "cat.png")]
-    assert masks.beside([folder / "cat.png"])[0][folder / "cat.png"] == (inside[1],)
+    assert masks.beside(folder, [folder / "cat.png"])[0][folder / "cat.png"] == (inside[1],)
     near = picture(folder / "cat_mask.png", color="white")
-    assert masks.beside([folder / "cat.png", near])[0][folder / "cat.png"] == (near, inside[1])
+    assert masks.beside(folder, [folder / "cat.png", near])[0][folder / "cat.png"] == (near, inside[1])
 
 
 def test_masks_that_cannot_be_read_are_told(folder):

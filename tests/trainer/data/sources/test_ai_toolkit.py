@@ -140,6 +140,15 @@ def test_an_alpha_channel_as_a_mask(home):
     assert first.masked and first.masks == ()
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("written", ["cats/deep", "cats/deep/", "./cats/../cats/deep", "link"])
+def test_a_mask_folder_holds_no_images(home, alpha, written):
+    (home / "link").symlink_to(home / "cats" / "deep")
+    found, said = block(home, alpha_mask=alpha, mask_path=written)
+    assert [f.path.name for f in found] == ["a.png", "b.png"] and [f.masked for f in found] == [alpha] * 2
+    assert [s for s in said if "mask_path is not used, because alpha_mask goes before" in s] == (said if alpha else [])
+
+
 def test_its_cached_texts_are_never_dropped(home):
     rules = block(home, caption_dropout_rate=0.2, token_dropout_rate=1, cache_text_embeddings=True)[0][0].rules
     assert rules == CaptionRules(caption_dropout_rate=0.0)
@@ -203,6 +212,13 @@ def test_what_cannot_be_meant_is_refused(home, entry, told):
 ])
 def test_files_that_are_no_configuration_are_refused(home, text, told):
     assert told in refusal(home, text)
+
+
+@pytest.mark.parametrize("text", ["a: 1" + ":1" * 2**17, "a: b\n" * 2**15])
+def test_what_would_take_long_to_parse_is_refused(home, text):
+    (home / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"c.yaml has 0.\d MB, too much for what it should hold"):
+        read_config(home / "c.yaml")
 
 
 def test_json_is_read_as_json(home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -210,3 +211,21 @@ def test_weights_nested_too_deep_are_refused(folder):
     touch(folder, "a.png")
     (folder / "weights.json").write_text("[" * 200_000)
     assert "is not JSON in UTF-8" in refusal(folder)
+
+
+def calls(folder, count: int) -> int:
+    """How many calls it takes to find so many pictures, each in a folder of its own that the table names."""
+    names = [f"{i}/a.png" for i in range(count)]
+    touch(folder, *names)
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps({"file_name": n, "text": "x"}) for n in names))
+    made = []
+    sys.setprofile(lambda frame, event, arg: made.append(event))
+    try:
+        assert len(find(folder)[0]) == count
+    finally:
+        sys.setprofile(None)
+    return len(made)
+
+
+def test_twice_as_many_folders_that_a_table_names_take_twice_the_work(tmp_path):
+    assert calls(tmp_path / "few", 60) * 2.2 > calls(tmp_path / "many", 120)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from livelora.trainer.data.captions import table
 from livelora.trainer.data.captions.rules import variants
 from livelora.trainer.data.pictures.augment import Augment
 from livelora.trainer.data.pictures.buckets import Buckets
@@ -178,7 +179,7 @@ def test_usual_values_of_what_is_not_followed_are_no_news(cats):
     ("num_repeats = 1000000000000", "num_repeats (dataset 1, subset 1) must be 0 to 100000"),
     ("caption_dropout_rate = 10", "caption_dropout_rate (dataset 1, subset 1) must be 0 to 1, got 10"),
     ("caption_separator = ''", "caption_separator (dataset 1, subset 1) is empty"),
-    ("metadata_file = 'none.json'", "none.json' cannot be read"),
+    ("metadata_file = 'none.json'", "none.json' is no file. Correct its path"),
 ])
 def test_a_setting_that_cannot_be_used_is_refused(cats, extra, said):
     assert said in refusal(cats, HEAD + SUBSET + extra + "\n")
@@ -235,6 +236,36 @@ def test_a_file_that_is_no_text_is_refused(cats):
         read_toml(cats / "none.toml")
 
 
+@pytest.mark.parametrize(("text", "told"), [
+    ("a" * 2**18, "data.toml has 0.2 MB, too much for what it should hold (at most 0.125 MB)"),
+    (".".join("a" * 60_000) + "=1", "line 1 has 59999 dots, and no setting needs over 100"),
+    ("\n[" + ".".join(["'a'"] * 20_000) + "]", "line 2 has 19999 dots"),
+])
+def test_what_would_take_minutes_to_parse_is_refused(cats, text, told):
+    (cats / "data.toml").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        read_toml(cats / "data.toml")
+    assert told in str(caught.value)
+
+
+def test_a_metadata_file_is_no_larger_than_a_table(cats, monkeypatch):
+    monkeypatch.setattr(table, "MOST_BYTES", 20)
+    (cats / "meta.json").write_text('{"a.png": {"caption": "a cat"}}')
+    assert "meta.json has 0.0 MB, too much" in refusal(cats, HEAD + SUBSET + "metadata_file = 'meta.json'\n")
+
+
+def test_masks_beside_images_are_passed_over(cats):
+    for name in ("a_mask.png", "B-MASKLABEL.jpg", "c_mask.png"):
+        (cats / "cats" / name).touch()
+    meta = {name: {"caption": "x"} for name in ("a.png", "b.png", "a_mask.png", "B-MASKLABEL.jpg", "c_mask.png")}
+    (cats / "meta.json").write_text(json.dumps(meta))
+    for more in ("", "metadata_file = 'meta.json'\n"):
+        found, notes = read(cats, HEAD + SUBSET + more)
+        assert [f.path.name for f in found] == ["a.png", "b.png", "c_mask.png"] and not any(f.masks for f in found)
+        assert [n for n in notes if "2 masks beside images are passed over, because only those in conditioning_data_dir"
+                " are used: B-MASKLABEL.jpg, a_mask.png." in n]
+
+
 def test_an_image_with_the_longest_name_is_read(cats):
     """Of 255 bytes, as much as Linux, macOS and Windows allow; its .caption would have more."""
     (cats / "cats" / f"{'c' * 251}.png").touch()
@@ -260,7 +291,8 @@ def test_metadata_that_cannot_be_used_is_refused(cats, content, said):
 
 
 @pytest.mark.parametrize(("lines", "said"), [
-    ('\n{"image_path": 5}', "line 2 must be like"), ('{"file_name": "a.png"}', "line 1 must be like"),
+    ('\n{"image_path": 5}', "line 2 must be like"), ('{"image_path": null}', 'got {"image_path": null}'),
+    ('{"file_name": "a.png"}', "line 1 must be like"),
     ("5", "line 1 must be like"), ("{", "line 1 is not JSON"),
     ('{"image_path": "a.png", "caption": "A"}\n{"image_path": "A.PNG", "caption": "B"}', "several captions for a.png")])
 def test_lines_that_cannot_be_used_are_refused(cats, lines, said):

@@ -50,6 +50,18 @@ def test_a_weight_is_found_however_the_name_is_written(folder, name, written):
     assert [i.weight for i in read(folder).items if i.path.name == name] == [0.5]
 
 
+@pytest.mark.parametrize("name", ["weights.json", "Weights.json", "WEIGHTS.JSON"])
+def test_the_file_is_found_however_its_name_is_written(folder, name):
+    (folder / name).write_text('{"a.png": 0.5}')
+    assert [i.weight for i in read(folder).items] == [0.5, 1.0, 1.0]
+
+
+def test_of_two_files_neither_is_guessed(folder):
+    for name in ("Weights.json", "WEIGHTS.JSON"):
+        (folder / name).write_text("{}")
+    assert f"'{folder}': There is no weights.json, but WEIGHTS.JSON, Weights.json" in refusal(folder)
+
+
 @pytest.mark.parametrize(("content", "told"), [
     (b'{"A.png": 1, "a.PNG": 2}', "names a.png twice. Take one of its names out"),
     (b'{"a.png": 0.5, "a.png": 3}', "is not JSON in UTF-8 (a.png stands in it twice, with different values; take one"),
