@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from livelora.trainer.data.captions.rules import CaptionRules
 from livelora.trainer.jobs.book import Book
 from livelora.trainer.jobs.lease import Lease
 from livelora.trainer.lora.inject import disabled
@@ -224,11 +225,12 @@ def test_every_text_that_is_far_too_long_is_named_before_anything_is_encoded(hos
     measured = replace(dataset, items=(replace(red, path=red.path.with_name("measured.png"), caption=long),))
     config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class=long)
     with pytest.raises(ValueError) as caught:
-        Task.of(host, config, replace(dataset, items=(replace(red, caption="ohwx " + long), others[0])),
+        choice = replace(others[0], caption=f"short\nohwx {{a|{long}}}", rules=CaptionRules(enable_wildcard=True))
+        Task.of(host, config, replace(dataset, items=(replace(red, caption="ohwx " + long), choice)),
                 validation=measured, preview=Preview((Sample("ohwx", long, settings),), 1))
     told = str(caught.value)
-    for name in (f"the caption of {red.path.name}", "the caption of measured.png", "a caption with preservation_class",
-                 "a prompt of LoRA Sample Preview"):
+    for name in (f"the caption of {red.path.name}", f"the caption of {others[0].path.name}",
+                 "the caption of measured.png", "a caption with preservation_class", "a prompt of LoRA Sample Preview"):
         assert f"{name} (at least " in told
     assert "FLUX.1 is made for 512 tokens, and at most 2048 are encoded" in told
 

@@ -9,9 +9,9 @@ import pytest
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from livelora.trainer.captioning.clean import without_weights
 from livelora.trainer.comfy.text import encode_text
 from livelora.trainer.comfy.tokens import COUNTED, check_length, counter
+from livelora.trainer.data.captions.brackets import escape
 from livelora.trainer.data.report.caption_findings import has_weights
 from transformers import CLIPTokenizer, T5TokenizerFast
 
@@ -97,6 +97,6 @@ def test_the_report_finds_the_captions_that_comfyui_reads_with_weights(caption):
 
 @given(st.text("(a):1 ", max_size=12))
 def test_words_of_a_captioner_are_read_without_weights_and_as_they_are(words):
-    escaped = without_weights(words)
-    assert not has_weights(escaped) and without_weights(escaped) == escaped
+    escaped = escape(words)
+    assert not has_weights(escaped) and escape(escaped) == escaped
     assert "".join(unescape_important(part) for part, _ in token_weights(escape_important(escaped), 1.0)) == words

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ..data.captions import brackets
+from ..disk.text import check_text
+
 _KIND = r"(?:caption|description|prompt)\b"
 _PREFACES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     r"^(?:sure|certainly|of course|absolutely|okay)\b(?: thing)?[,.!]+ *",
@@ -23,11 +26,6 @@ def plain(text: str) -> str:
     for preface in _PREFACES:
         text = preface.sub("", text)
     return _without_quotes(text)
-
-
-def without_weights(text: str) -> str:
-    """Returns a text with a backslash before each bracket that has none. Other brackets are weights to ComfyUI."""
-    return re.sub(r"(?<!\\)[()]", r"\\\g<0>", text)
 
 
 def _without_markdown(text: str) -> str:
@@ -54,6 +52,7 @@ def replacements(text: str) -> tuple[tuple[str, str], ...]:
     """Returns the pairs (old, new) of a text with `old → new` on each line. `->` and `=>` will do as well. Raises
     ValueError for a line that is something else."""
     pairs = []
+    check_text("replace", text)
     for line in filter(None, map(str.strip, text.splitlines())):
         old, *new = map(str.strip, _ARROW.split(line))
         if not old or len(new) != 1:
@@ -64,9 +63,9 @@ def replacements(text: str) -> tuple[tuple[str, str], ...]:
 
 def edit(text: str, banned: tuple[str, ...], replaced: tuple[tuple[str, str], ...]) -> str:
     """Replaces words and phrases, then removes the banned ones, and tidies up the commas around what is gone. Finds
-    them in upper and lower case, but only as whole words."""
+    them in upper and lower case and with or without backslashes before brackets, but only as whole words."""
     for old, new in (*replaced, *((word, "") for word in banned)):
-        text = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", lambda _, new=new: new, text, flags=re.IGNORECASE)
+        text = re.sub(brackets.phrase(old), lambda _, new=new: new, text, flags=re.IGNORECASE)
     return tidy(text) if banned or replaced else text
 
 

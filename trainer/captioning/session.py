@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..data.captions import brackets
 from ..data.captions import files as captions
-from ..data.captions.files import CaptionFiles
-from ..data.item import Dataset, Item, check_editable
+from ..data.item import Dataset, Item, check_editable, check_writable
 from ..data.pictures import images
 from ..disk.text import check_text
 from . import clean
@@ -70,15 +70,16 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
     wanted = [item for item in {item.path: item for item in dataset.items}.values()
               if plan.which != "missing only" or not item.own_caption]
     check_editable(wanted)
+    if plan.write_files:
+        check_writable(wanted)
     texts: dict[Path, str] = {}
     problems: list[str] = []
-    files = CaptionFiles()
     with contextlib.closing(_words(wanted, plan, engine, scratch, problems)) as spoken:  # always unloads the engine
         for done, (item, words) in enumerate(spoken, start=1):
             if words is not None:
                 text = texts[item.path] = _compose(item, words, plan, dataset.trigger_word)
-                if plan.write_files and text != item.own_caption:
-                    captions.write(files.of(item.path), text)
+                if plan.write_files and item.caption_file and text != item.own_caption:
+                    captions.write(item.caption_file, text)
             tell(done, len(wanted))
     changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
                     if i.path in texts and texts[i.path] != i.own_caption)
@@ -122,7 +123,7 @@ def _ask(describe: Describe, item: Item, max_side: int, seed: int, problems: lis
         if item.latents is not None:
             raise ValueError("it was given as latents, and there is no picture to look at. Wire in the images.")
         picture = images.load(item.path, shown_size(item.size, max_side))
-        words = clean.without_weights(describe(picture, seed_of(seed, item.digest)))
+        words = brackets.escape(describe(picture, seed_of(seed, item.digest)))
         if words:
             return {item.digest: words}
         problems.append(f"{item.path.name}: the engine said nothing about it. Its caption stays as it is.")

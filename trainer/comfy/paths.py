@@ -59,6 +59,7 @@ def _path(text: str) -> Path:
     `exists`, would raise errors of other kinds."""
     bare = pasted(text)
     try:
+        bare.encode()  # Linux has names that are no text, but no message could hold one
         path = os.path.expanduser(bare)
         os.stat(path)
     except ValueError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,16 @@ from torch import Tensor
 from ..disk.files import creating_folder, write_atomic, write_tensors
 from ..disk.text import check_text
 from ..model.host import Text
+from .captions.files import MOST_BYTES
 from .item import Dataset, Item
 from .pictures.buckets import FINEST, LATENT
 from .pictures.pixels import to_image
 
 NODES = Path("other nodes")
 """What messages and the report name in place of the folder, which nobody chose."""
+FILES = re.compile(r"(?:\bimage )?\b(\d{4,})(-masklabel\.png|\.png|\.txt)\b")
+KINDS = {"-masklabel.png": "mask", ".png": "image", ".txt": "caption"}
+"""What the files hold that a dataset is written to, by the ends of their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +71,9 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     check_text("trigger_word", trigger_word)
     for i, caption in enumerate(given.captions, 1):
         check_text(f"Caption {i}", caption)
+        if (size := len(caption.encode())) > MOST_BYTES:
+            raise ValueError(f"Caption {i} has {size / 2**20:.1f} MB, and a caption has at most {MOST_BYTES / 2**20:g} "
+                             "MB. Shorten it in the node that gives it.")
     folder = root / _digest(given)
     if folder.is_dir():
         os.utime(folder)
@@ -79,11 +87,20 @@ def dataset(given: Given, root: Path, trigger_word: str, scan: Callable[[Path], 
     else:
         for i, caption in enumerate(captions, 1):  # written anew each time: LoRA Captioner may have changed them
             write_atomic(folder / f"{i:04}.txt", caption.encode())
-        found = replace(scan(folder), folder=NODES)
+        try:
+            found = scan(folder)
+        except ValueError as err:
+            raise ValueError(_numbered(str(err))) from err
+        found = replace(found, folder=NODES, skipped=tuple(map(_numbered, found.skipped)))
     if not given.texts:
         return found
     items = (replace(i, text=folder / f"{i.path.name[:4]}.text.safetensors", has_caption=True) for i in found.items)
     return replace(found, items=tuple(items))
+
+
+def _numbered(sentence: str) -> str:
+    """Returns a sentence with "image 1" in place of "0001.png", a file that the person has not."""
+    return FILES.sub(lambda found: f"{KINDS[found[2]]} {int(found[1])}", sentence)
 
 
 def _of_latents(given: Given, folder: Path, captions: list[str], trigger_word: str) -> Dataset:

@@ -54,6 +54,10 @@ class Item:
     sharpness: float | None = None
     """The sharpness as `images.sharpness` measures it, low for a blurred picture. None: not a picture."""
 
+    caption_file: Path | None = None
+    """The text file that its caption is read from, or that is to be written. None: its caption is in a table, or came
+    from other nodes."""
+
     @property
     def own_caption(self) -> str:
         """Returns its caption, or an empty text where the trigger word stands in."""
@@ -158,6 +162,14 @@ def check_editable(items: Iterable[Item]) -> None:
     if encoded := [item.path.name for item in items if item.text is not None]:
         raise ValueError(f"{len(encoded)} captions are encoded already and cannot be edited: {name_some(encoded)}. "
                          "Wire captions into LoRA Dataset from Images in place of conditioning.")
+
+
+def check_writable(items: Iterable[Item]) -> None:
+    """Raises ValueError if the caption of one of the items is read from something else than a text file, so that what
+    is written to one would not be read."""
+    if others := [i.path.name for i in items if not i.caption_file or i.caption_file.suffix.lower() == ".json"]:
+        raise ValueError(f"{len(others)} captions cannot be written to text files, because they are read from a table "
+                         f"or from JSON: {name_some(others)}. Turn write_files off, and change them where they are.")
 
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:

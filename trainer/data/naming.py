@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
@@ -10,14 +11,19 @@ from pathlib import Path
 
 NAMED = 5
 """The most files that a message names."""
-UNSEEN = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+LONGEST = 200
+"""The most letters of a name that a message shows."""
+UNSEEN = ("\ufeff\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
+          "\u2069")
 """Characters that nobody sees. Windows puts U+202A in front of a path that is copied from a file's properties."""
-QUOTES = ("''", "“”", "‘’")
+QUOTES = ("''", "“”", "‘’", "„“", "„”", "””", "«»", "»«", "‹›", "``")
 
 
 def name_some(names: Sequence[str], most: int = NAMED) -> str:
-    """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number."""
+    """Returns the first few of many names as text. A byte of a name that is not UTF-8 is written as its number, and the
+    middle of a very long name is left out."""
     some = (name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
+    some = (name if len(name) <= LONGEST else f"{name[:LONGEST // 2]}…{name[-LONGEST // 2:]}" for name in some)
     return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -87,10 +93,23 @@ class Files:
 
 def pasted(text: str) -> str:
     """Returns a path as it is meant: without the spaces, unseen characters and quotation marks around it that come
-    along when it is copied."""
+    along when it is copied, without the backslashes of a shell, and not as an address, file:///cats."""
     while (bare := _bare(text)) != text:
         text = bare
-    return text
+    if text.lower().startswith("file:///"):
+        return _of_address(text[len("file://"):])
+    return re.sub(r"\\([^\w\\])", r"\1", text) if text.startswith(("/", "~")) else text
+
+
+def named_in_table(text: str) -> str:
+    """Returns the name of a file as it is meant in a table, with / between folders."""
+    return pasted(text).replace("\\", "/")
+
+
+def _of_address(text: str) -> str:
+    """Returns a path as it was before a browser wrote %20 for a space, and a slash before a drive."""
+    path = re.sub(rb"%([\da-fA-F]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode(errors="replace"))
+    return re.sub(r"^/(?=[A-Za-z]:)", "", path.decode(errors="replace"))
 
 
 def _bare(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .captions import table
-from .naming import Names
+from .naming import Names, named_in_table
 from .pictures import masks
 from .sources import choose
 from .sources.table import NAMES
@@ -51,7 +51,7 @@ def _elsewhere(source: Path) -> Iterator[Path]:
 def _named(path: Path) -> Iterator[Path]:
     """Yields the folders of the files that a table names."""
     with contextlib.suppress(ValueError, OSError):
-        named = {name.strip().replace("\\", "/").rpartition("/")[0] for name in table.read(path)}
+        named = {named_in_table(name).rpartition("/")[0] for name in table.read(path)}
         below = {os.path.relpath(path.parent / folder, path.parent) for folder in named}
         listed: dict[Path, Names] = {}
         yield from (place for folder in below for place in _alike(path.parent, folder, listed))

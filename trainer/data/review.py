@@ -15,13 +15,12 @@ from ..disk.text import check_text
 from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
-from .captions.files import CaptionFiles
-from .item import Dataset, check_editable
-from .naming import Names, name_some
+from .item import Dataset, check_editable, check_writable
+from .naming import Names, name_some, named_in_table
 
 CAPTION, ACCEPTED = "caption", "accepted"
 """The columns of a table besides file_name."""
-YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
+YES, NO = ("yes", "true", "1", "1.0"), ("no", "false", "0", "0.0", "")
 """What a person or a spreadsheet writes into `accepted`."""
 
 
@@ -137,9 +136,10 @@ def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
 
 
 def write_captions(dataset: Dataset) -> int:
-    """Writes the captions that differ from those beside the images. Returns how many it wrote."""
-    files = CaptionFiles()
-    wanted = {files.of(item.path): item.own_caption for item in reversed(dataset.items)}
+    """Writes the captions that differ from those beside the images. Returns how many it wrote. Raises ValueError as
+    `check_writable` does."""
+    check_writable(dataset.items)
+    wanted = {item.caption_file: item.own_caption for item in reversed(dataset.items) if item.caption_file}
     differing = {file: text for file, text in wanted.items() if text and _on_disk(file) != captions.one_line(text)}
     for file, text in differing.items():
         captions.write(file, text)
@@ -158,7 +158,7 @@ def _meant(path: Path, found: Mapping[str, table.Row], names: Mapping[Path, str]
     """Returns the rows by the names of their pictures. Raises ValueError if two are for one picture."""
     pictures, meant = Names(names.values(), found), {}
     for name, row in found.items():
-        picture = pictures.find(name)
+        picture = pictures.find(name, named_in_table(name))
         if picture in meant:
             raise ValueError(f"{path.name} has two rows for {picture}: {name_some([meant[picture][table.KEY], name])}. "
                              "Take one of them out.")

@@ -117,7 +117,7 @@ def _items_of(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: s
         item = Item(found.path, caption or trigger_word, found.num_repeats, facts.size, bucket, facts.digest,
                     has_caption=bool(caption), weight=found.weight, rules=found.rules,
                     augment=found.augment or cut.augment, regularization=found.regularization,
-                    perceptual_hash=facts.perceptual_hash, sharpness=facts.sharpness)
+                    perceptual_hash=facts.perceptual_hash, sharpness=facts.sharpness, caption_file=found.caption_file)
         items.append(item.with_mask(found.masks, facts.transparent) if masked else item)
     return items
 

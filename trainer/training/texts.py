@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from ..data.captions import rules as caption_rules
 from ..data.captions.files import with_class
-from ..data.item import Dataset, Item
+from ..data.item import Dataset
 from ..data.naming import name_some
 from ..model.host import Host
 from ..recipe.config import TrainConfig
-from ..recipe.seeds import generator
 
 
 def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset | None],
@@ -30,16 +29,13 @@ def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset 
 
 def _texts(config: TrainConfig, datasets: Sequence[Dataset | None],
            prompts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields each text in its plainest form, with the name of its image or of where it stands."""
+    """Yields each text in its longest forms, with the name of its image or of where it stands."""
     for dataset in filter(None, datasets):
-        for item in (item for item in dataset.items if item.text is None):
-            caption = _plainest(item)
+        captions = ((i, text) for i in dataset.items if i.text is None
+                    for text in (caption_rules.longest(i.caption, i.rules) if i.rules else [i.caption]))
+        for item, caption in captions:
             yield f"the caption of {item.path.name}", caption
             if config.preservation_class:
                 yield "a caption with preservation_class", with_class(caption, dataset.trigger_word,
                                                                       config.preservation_class)
     yield from (("a prompt of LoRA Sample Preview", text) for text in prompts)
-
-
-def _plainest(item: Item) -> str:
-    return caption_rules.variants(item.caption, item.rules, 1, generator(0))[0] if item.rules else item.caption

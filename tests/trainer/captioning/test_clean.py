@@ -40,6 +40,9 @@ def test_an_answer_becomes_one_plain_line(answer, caption):
     ("cat,, dog", (), (), "cat,, dog"),
     ("c++, cat", ("c++",), (), "cat"),
     ("(a cat)", (), (("a cat", r"\1"),), r"(\1)"),
+    (r"1girl, miku \(vocaloid\), solo", ("miku (vocaloid)",), (), "1girl, solo"),
+    ("1girl, Miku (vocaloid), solo", (r"miku \(vocaloid\)",), (), "1girl, solo"),
+    (r"a \(b\)", (), (("(b)", "c"),), "a c"),
 ])
 def test_words_are_replaced_and_taken_out_whole(text, banned, replaced, edited):
     assert clean.edit(text, banned, replaced) == edited
@@ -54,6 +57,11 @@ def test_pairs_are_read_with_any_arrow():
 def test_a_line_that_is_no_pair_is_named(line):
     with pytest.raises(ValueError, match=r"does not read like: old → new"):
         clean.replacements(line)
+
+
+def test_half_a_character_is_told_in_whole_ones():
+    with pytest.raises(ValueError, match=r"replace has half of a character in it.*'a\\ud83d'"):
+        clean.replacements("a\ud83d")
 
 
 def test_a_line_of_spaces_takes_no_time_and_is_shortened():

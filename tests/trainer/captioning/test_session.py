@@ -59,7 +59,8 @@ def dataset(tmp_path) -> Dataset:
         Image.new("RGB", (64, 48), {"green": "lime"}.get(color, color)).save(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         text = "an old one." if color == "green" else "ohwx"
-        items.append(Item(path, text, 1, (64, 48), (64, 48), digest, has_caption=color == "green"))
+        items.append(Item(path, text, 1, (64, 48), (64, 48), digest, has_caption=color == "green",
+                          caption_file=path.with_suffix(".txt")))
     items[1].path.with_suffix(".txt").write_text("an old one.\n")
     return Dataset(tmp_path / "images", 64, "ohwx", tuple(items))
 

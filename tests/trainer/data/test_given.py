@@ -102,10 +102,17 @@ def test_messages_speak_of_the_nodes_and_not_of_files(tmp_path):
     black = Given(images=pictures(1), masks=[torch.zeros(64, 64)], captions=["ohwx"])
     with pytest.raises(ValueError) as caught:
         make(black, tmp_path, masks="use", scratch=tmp_path)
-    assert str(caught.value).startswith("1 of 1 images from other nodes cannot be used:\n")
+    assert str(caught.value).startswith("1 of 1 images from other nodes cannot be used:\nmask 1 is black in the whole "
+                                        "part of image 1 that is trained")
     assert str(caught.value).endswith("\nMend them in the nodes that give them.")
-    with pytest.raises(ValueError, match="1 images from other nodes have no caption: 0001.png. Wire in a caption for"):
+    with pytest.raises(ValueError, match="1 images from other nodes have no caption: image 1. Wire in a caption for"):
         make(Given(images=pictures(1)), tmp_path, scratch=tmp_path)
+    with pytest.raises(ValueError, match="mask 2 is 32×32 pixels and its image 2 64×64"):
+        masks = [torch.ones(64, 64), torch.ones(32, 32)]
+        make(Given(images=pictures(1, 2), masks=masks, captions=["a", "b"]), tmp_path, masks="use", scratch=tmp_path)
+    for caption, what in (("a\0b", "a zero character in it"), ("a " * 2**20, "2.0 MB, and a caption has at most 1 MB")):
+        with pytest.raises(ValueError, match=f"Caption 2 has {what}"):
+            make(Given(images=pictures(1, 2), captions=["a", caption]), tmp_path)
     told = report.make(make(Given(images=pictures(1), captions=["a"]), tmp_path, scratch=tmp_path)).text
     assert told.startswith("1 images in other nodes") and str(tmp_path) not in told
 

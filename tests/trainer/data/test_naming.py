@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 from hypothesis import given
@@ -42,7 +44,15 @@ def test_a_file_is_found_through_folders_in_another_writing(tmp_path):
     assert naming.Files().find(tmp_path, "bilder/b.png") is None and naming.Files().find(tmp_path, "bilder") is None
 
 
-@given(AROUND, st.sampled_from(["{}", "'{}'", '"{}"', "“{}”", "‘{}’"]), AROUND,
+@given(AROUND, st.sampled_from(["{}", "'{}'", '"{}"', "“{}”", "‘{}’", "„{}“", "«{}»", "‹{}›", "`{}`"]), AROUND,
        st.sampled_from(["/a/my cats", "C:\\cats", "/it's", "/it's 'here", "cats"]))
 def test_a_pasted_path_is_bare(before, quoted, after, path):
     assert naming.pasted(before + quoted.format(path) + after) == path
+
+
+@given(st.sampled_from("\ufeff\u00ad\u061c\u200c\u202a\u2060"), st.sampled_from(["/a/my cats", "/a/(1) & 'é'"]))
+def test_a_path_from_a_shell_or_a_browser_is_meant_as_it_reads(mark, path):
+    assert naming.pasted(mark + re.sub(r"([ ()&'])", r"\\\1", path)) == path
+    assert naming.pasted(mark + PurePosixPath(path).as_uri()) == path
+    assert naming.pasted(mark + PureWindowsPath("C:" + path).as_uri()) == "C:" + path
+    assert naming.pasted(r"C:\(a) b") == r"C:\(a) b"

@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from livelora.trainer.data import review
 from livelora.trainer.data.captions import table
 from livelora.trainer.data.item import Dataset, Item
+from PIL import Image
+from reading import read
 
 HERE = ("a.png", "b.png", "1_x/a.png")
 
 
 def data(folder: Path, *texts: str, trigger_word: str = "ohwx") -> Dataset:
     texts = texts or ("one", "two", "three")
-    items = tuple(Item(folder / name, text or trigger_word, 1, (64, 64), (64, 64), name, has_caption=bool(text))
+    items = tuple(Item(folder / name, text or trigger_word, 1, (64, 64), (64, 64), name, has_caption=bool(text),
+                       caption_file=(folder / name).with_suffix(".txt"))
                   for name, text in zip(HERE, texts, strict=True))
     return Dataset(folder, 64, trigger_word, items)
 
@@ -196,6 +199,10 @@ def test_a_row_is_for_the_image_however_its_name_is_written(tmp_path):
     taken = review.read_table(written(tmp_path / "t.jsonl", {"file_name": "A.PNG", "caption": "new"},
                                       {"file_name": "1_X/a.png", "caption": "other"}), data(tmp_path))
     assert captions(taken.dataset) == ["new", "two", "other"] and len(taken.notes) == 1
+    for name in (r"1_x\a.png", " 1_x/a.png ", "\u202a1_x/a.png"):
+        row = {"file_name": name, "caption": "new", "accepted": 1.0}
+        taken = review.read_table(written(tmp_path / "t.jsonl", row), data(tmp_path))
+        assert captions(taken.dataset) == ["one", "two", "new"] and len(taken.accepted) == 1
     assert "has two rows for a.png: A.png, a.PNG. Take one" in refusal(written(
         tmp_path / "t.jsonl", {"file_name": "A.png", "caption": "x"}, {"file_name": "a.PNG", "caption": "y"}),
         data(tmp_path))
@@ -204,3 +211,32 @@ def test_a_row_is_for_the_image_however_its_name_is_written(tmp_path):
 def test_half_a_character_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"The caption for a\.png has half of a character in it"):
         review.search_and_replace(data(tmp_path), "one", "\udc00", False)
+
+
+TOML = "[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = 'cats'\nclass_tokens = 'x'\n"
+
+
+@pytest.mark.parametrize(("source", "files", "written"), [
+    ("cats", {"cats/a.caption": "x"}, "a.caption"), ("cats", {"cats/A.TXT": "x"}, "A.TXT"),
+    ("c.toml", {"c.toml": TOML + "caption_extension = '.cap'", "cats/a.cap": "x"}, "a.cap"),
+    ("c.toml", {"c.toml": TOML + "caption_extension = '.cap'"}, "a.cap"),
+    ("c.yaml", {"c.yaml": "folder_path: cats\ncaption_ext: cap", "cats/a.cap": "x"}, "a.cap"),
+    ("c.yaml", {"c.yaml": "folder_path: cats\ncaption_ext: json", "cats/a.json": '{"caption": "x"}'}, ""),
+    ("c.toml", {"c.toml": TOML + "metadata_file = 'm.json'", "m.json": '{"a.png": {"caption": "x"}}'}, ""),
+    ("cats", {"cats/metadata.jsonl": '{"file_name": "a.png", "text": "x"}', "cats/a.txt": "y"}, "")])
+def test_what_is_written_is_read_again_or_refused(tmp_path, source, files, written):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "cats").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "cats" / "a.png")
+    edited = review.search_and_replace(read(tmp_path / source), "x", "NEW", False)
+    assert captions(edited) == ["NEW"]
+    if not written:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(ValueError, match="1 captions cannot be written to text files, because they are read"):
+            review.write_captions(edited)
+        assert sorted(tmp_path.rglob("*")) == before
+        return
+    assert review.write_captions(edited) == 1 and (tmp_path / "cats" / written).read_text() == "NEW\n"
+    assert captions(read(tmp_path / source)) == ["NEW"]

@@ -16,6 +16,7 @@ from ...disk.text import check_text
 from ...recipe.choices import CaptionShuffle
 from ..naming import Names
 from ..pictures.listing import bases, has_extension
+from . import brackets
 
 PLACEHOLDERS = ("trigger", "caption", "name")
 EXTENSIONS = (".txt", ".caption")
@@ -110,7 +111,8 @@ def write(file: Path, caption: str) -> None:
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError if a template has unknown placeholders or is empty."""
+    """Raises ValueError if a template has unknown placeholders or half a character, or is empty."""
+    check_text("The template", template)
     found = re.findall(r"{(.*?)}", template)
     unknown = sorted({*found} - {*PLACEHOLDERS})
     if unknown:
@@ -128,11 +130,12 @@ def apply_template(template: str, *, trigger: str, caption: str, name: str) -> s
     """Returns a template such as `photo of {trigger}, {caption}` with its placeholders filled.
 
     A trigger word that the caption already begins with is not repeated, so a template can be applied again. An empty
-    placeholder leaves no stray commas."""
-    if trigger and re.match(rf"{re.escape(trigger)}(\W|$)", caption):
-        caption = caption[len(trigger):].lstrip(" ,")
-    words = re.sub(r"[-_\s]+", " ", name).strip()
-    filled = template.replace("{trigger}", trigger).replace("{caption}", caption).replace("{name}", words)
+    placeholder leaves no stray commas. The brackets of the trigger word and of the name get backslashes."""
+    if trigger and (begins := re.match(brackets.phrase(trigger), caption)):
+        caption = caption[begins.end():].lstrip(" ,")
+    words = brackets.escape(re.sub(r"[-_\s]+", " ", name).strip())
+    filled = template.replace("{trigger}", brackets.escape(trigger)).replace("{caption}", caption)
+    filled = filled.replace("{name}", words)
     parts = [" ".join(part.split()) for part in filled.split(",")]
     return ", ".join(part for part in parts if part)
 
@@ -172,4 +175,4 @@ def with_class(caption: str, trigger_word: str, class_word: str) -> str:
     unchanged."""
     if not trigger_word:
         return caption
-    return re.sub(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", lambda _: class_word, caption, flags=re.IGNORECASE)
+    return re.sub(brackets.phrase(trigger_word), lambda _: class_word, caption, flags=re.IGNORECASE)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -44,9 +45,7 @@ def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) 
     The captions differ, and there are fewer if fewer are possible. If tags are left out, a caption that is likelier
     than others may come several times, because all are trained equally often. The trainer applies
     `caption_dropout_rate`."""
-    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
-    text = "\n".join(lines if rules.enable_wildcard else lines[:1])
-    text = " ".join(part for part in (rules.caption_prefix, text, rules.caption_suffix) if part)
+    text = _whole(text, rules)
     found = [_caption(text, rules, None)]
     if not rules.enable_wildcard and not rules.shuffle_caption and not rules.caption_tag_dropout_rate:
         return found
@@ -62,10 +61,27 @@ def variants(text: str, rules: CaptionRules, count: int, draw: torch.Generator) 
     return found
 
 
+def longest(text: str, rules: CaptionRules) -> list[str]:
+    """Returns the longest captions, in bytes, that could be drawn from the text of a caption file: one for each line
+    that could be taken."""
+    lines = _whole(text, rules).split("\n") if rules.enable_wildcard else [_whole(text, rules)]
+    fixed = replace(rules, enable_wildcard=False)
+    return [_caption(_without_wildcards(line, _longest) if rules.enable_wildcard else line, fixed, None)
+            for line in lines]
+
+
+def _whole(text: str, rules: CaptionRules) -> str:
+    """Returns the lines of a caption file that can be taken, with what stands around them."""
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    text = "\n".join(lines if rules.enable_wildcard else lines[:1])
+    return " ".join(part for part in (rules.caption_prefix, text, rules.caption_suffix) if part)
+
+
 def _caption(text: str, rules: CaptionRules, draw: torch.Generator | None) -> str:
     """Returns a caption that sd-scripts could draw. Without `draw` it is the plainest."""
     if rules.enable_wildcard:
-        text = _without_wildcards(_pick(text.split("\n"), draw), draw)
+        pick = partial(_pick, draw=draw)
+        text = _without_wildcards(pick(text.split("\n")), pick)
     if rules.shuffle_caption or rules.caption_tag_dropout_rate:
         front, movable, end = _parts(text, rules)
         movable = _thinned(movable, rules.caption_tag_dropout_rate, draw)
@@ -77,11 +93,11 @@ def _caption(text: str, rules: CaptionRules, draw: torch.Generator | None) -> st
     return text
 
 
-def _without_wildcards(text: str, draw: torch.Generator | None) -> str:
+def _without_wildcards(text: str, pick: Callable[[Sequence[str]], str]) -> str:
     for written, meant in BRACES.items():
         text = text.replace(written, meant)
     choices, last, rest = text.rpartition("}")  # searched on, a brace that nothing closes would cost its distance
-    text = re.sub("{([^}]+)}", lambda found: _pick(found[1].split("|"), draw), choices + last) + rest
+    text = re.sub("{([^}]+)}", lambda found: pick(found[1].split("|")), choices + last) + rest
     for written, meant in BRACES.items():
         text = text.replace(meant, written[0])
     return text
@@ -106,6 +122,10 @@ def _thinned(tags: list[str], rate: float, draw: torch.Generator | None) -> list
     if rate <= 0 or (draw is None and rate < 1):
         return tags
     return [tag for tag in tags if draw and torch.rand((), generator=draw) >= rate]
+
+
+def _longest(options: Sequence[str]) -> str:
+    return max(options, key=lambda option: len(option.encode(errors="replace")))
 
 
 def _pick(options: Sequence[str], draw: torch.Generator | None) -> str:

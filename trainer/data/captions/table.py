@@ -12,6 +12,7 @@ from pathlib import Path
 from ...disk.files import write_atomic
 from ...disk.text import check_text
 from ..naming import name_some
+from ..parsing import parse_json
 from .files import read_text
 
 KEY = "file_name"
@@ -78,8 +79,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as err:
+            row = parse_json(line)
+        except ValueError as err:
             raise ValueError(f"{path.name}, line {number}: it is not JSON ({err}). Each line must be like "
                              '{"file_name": "cat.png", "text": "a cat"}.') from err
         if not isinstance(row, dict):

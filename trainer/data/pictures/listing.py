@@ -11,36 +11,42 @@ from ..naming import sentences
 from .images import EXTENSIONS, HEIC_BRANDS
 
 OTHERS = {".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".toml", ".yaml", ".yml", ".md", ".bak", ".tmp",
-          ".npz", ".npy", ".pt", ".safetensors", ".zip", ".db", ".ini", ".log", ".py", ".html", ".mp4", ".mov"}
+          ".npz", ".npy", ".pt", ".safetensors", ".zip", ".db", ".ini", ".log", ".py", ".html", ".parquet"}
 """The extensions of files that are no pictures. They are not opened."""
-UNREAD = {".jxl", ".jp2", ".j2k", ".tga", ".psd", ".xcf", ".exr", ".hdr", ".dds", ".qoi", ".ico", ".svg", ".heics",
-          ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".orf", ".rw2", ".rwl",
-          ".raf", ".pef", ".3fr", ".iiq", ".kdc", ".dcr", ".mrw", ".erf", ".gpr", ".mos", ".mef", ".x3f", ".fff",
-          ".pcx", ".ppm", ".pgm"}
+VIDEOS = {".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg"}
+UNREAD = {".jxl", ".jxr", ".wdp", ".hdp", ".jp2", ".j2k", ".jpf", ".tga", ".psd", ".psb", ".xcf", ".exr", ".hdr",
+          ".dds", ".qoi", ".ico", ".svg", ".heics", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".xbm", ".xpm", ".sgi",
+          ".fits", ".pict", ".eps", ".ai", ".cdr", ".kra", ".clip", ".sai", ".ora", ".procreate", ".dng", ".cr2",
+          ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".raf", ".pef", ".3fr", ".iiq", ".erf",
+          ".kdc", ".dcr", ".x3f", ".crw", ".srf", ".rwl", ".mrw", ".gpr", ".mos", ".mef", ".fff"}
 """The extensions of pictures in formats that are not read."""
 MOST_OPENED = 1000
-"""The most files of a folder that are opened because their extension does not say what they are."""
-START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II\*\0|MM\0\*|.{4}ftyp(avif|%s)"
-                   % b"|".join(HEIC_BRANDS), re.DOTALL)
+"""The most files of a folder that are opened in vain because their extension does not say what they are."""
+START = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|BM.{4}\0{4}|II[*+]\0|MM\0[*+]"
+                   rb"|.{4}ftyp(avif|%s)" % b"|".join(HEIC_BRANDS), re.DOTALL)
 """How a picture begins in the formats that are read, by their specifications."""
 FOREIGN_START = re.compile(rb"\xff\x0a|\0{3}\x0cJXL |\0{3}\x0cjP  |8BPS|gimp xcf|\x76\x2f\x31\x01|DDS |qoif|"
-                           rb"II\*\0.{4}CR\x02\0|.{4}ftypcrx |FUJIFILMCCD|IIU\0|IIR[OS]|MMOR|\0MRM", re.DOTALL)
-"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, and the raw files CR2, CR3,
-RAF, RW2, ORF and MRW."""
+                           rb"II\*\0.{4}CR\x02\0|.{4}ftypcrx |FUJIFILMCCD|IIU\0|IIR[OS]|MMOR|\0MRM|"
+                           rb"\xff\x4f\xff\x51|II\xbc|SIMPLE  =|CSFCHUNK|.{4}ftyp(mif1|msf1|avis)", re.DOTALL)
+"""How pictures begin that are not read: JPEG XL, JPEG 2000, PSD, XCF, OpenEXR, DDS, QOI, the raw files CR2, CR3, RAF,
+RW2, ORF and MRW, JPEG 2000 again, JPEG XR, FITS, Clip Studio, and HEIF or AVIF with several pictures or with a brand
+that does not say which of the two it is."""
 
 
 def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     """Returns the picture files of a folder, mask pictures too, by name, and sentences about those that are left out.
 
     Raises ValueError if the folder cannot be read."""
-    seen, hidden, unsure = [], [], []
+    seen, hidden, unsure, videos = [], [], [], []
     for entry in entries(place):
         name, kind = entry.name, os.path.splitext(entry.name)[1].lower()
         if has_extension(name):
             (hidden if name.startswith(".") else seen).append(name)
+        elif kind in VIDEOS:
+            videos.append(name)
         elif kind not in OTHERS and not name.startswith(".") and not entry.is_dir(follow_symlinks=False):
             unsure.append(name)
-    found = {name: _is_picture(place / name) for name in unsure[:MOST_OPENED]}
+    found = _looked_at(place, unsure)
     seen = sorted([*seen, *(name for name, readable in found.items() if readable)])
     odd = [name for name in seen if not is_unicode(name)]
     broken = [name for name in seen if os.path.islink(place / name) and not os.path.exists(place / name)]
@@ -52,7 +58,8 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
         (broken, f"{left_out} they are links that lead nowhere", ""),
         ([name for name, readable in found.items() if readable is False],
          f"{left_out} their format cannot be read", " Save them as PNG, JPEG or WebP."),
-        (unsure[MOST_OPENED:], f"files in '{place.name}' are not looked at, because they are so many and their "
+        (videos, f"videos in '{place.name}' are left out", ""),
+        (unsure[len(found):], f"files in '{place.name}' are not looked at, because they are so many and their "
          "extensions are no pictures'", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
 
@@ -78,6 +85,17 @@ def entries(place: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as err:
         raise ValueError(f"The folder '{place}' cannot be read ({err.strerror}). Look at its permissions.") from err
+
+
+def _looked_at(place: Path, names: list[str]) -> dict[str, bool | None]:
+    """Returns what `_is_picture` says of files, up to the last one of MOST_OPENED that are no pictures."""
+    found, in_vain = {}, 0
+    for name in names:
+        if in_vain == MOST_OPENED:
+            break
+        found[name] = _is_picture(place / name)
+        in_vain += found[name] is None
+    return found
 
 
 def _is_picture(path: Path) -> bool | None:

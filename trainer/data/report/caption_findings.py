@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...model.family import FAR_TOO_LONG
+from ..captions import brackets
 from ..item import Dataset, Item
 from .findings import Finding
 
@@ -43,6 +44,9 @@ def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, i
         yield Finding("weights", f"{len(weighted)} with a caption whose brackets are read as weights", tuple(weighted),
                       "In ComfyUI 'miku (vocaloid)' is miku with a stronger vocaloid. Write \\( and \\) for brackets "
                       "that are part of the text.")
+    if has_weights(word := dataset.trigger_word.strip()):
+        yield Finding("trigger word with weights", f"the brackets of the trigger word '{word}' are read as weights",
+                      (), f"Write it as '{brackets.escape(word)}', here and in prompts.")
     if tags := [names[i.path] for i in learned if is_tags(i.caption, dataset.trigger_word)]:
         if len(tags) > MANY * len(learned):
             yield Finding("tags", f"{len(tags)} with a list of tags for a caption", tuple(tags),
@@ -77,7 +81,7 @@ def has_weights(caption: str) -> bool:
 def is_tags(caption: str, trigger_word: str = "") -> bool:
     """Tells whether a caption is a list of tags: several short parts between commas that are no sentence, or words such
     as `long_hair`. The rule knows English; other languages are judged by the length of the parts alone."""
-    text = caption.replace(trigger_word, " ") if trigger_word else caption
+    text = re.sub(brackets.phrase(trigger_word), " ", caption) if trigger_word else caption
     parts = [part.split() for part in re.split(r"[,\n]", text) if part.strip(" .")]
     words = [word.lower().strip(".") for part in parts for word in part]
     if sum("_" in word.strip("_") for word in words) >= 3:
@@ -88,10 +92,11 @@ def is_tags(caption: str, trigger_word: str = "") -> bool:
 
 
 def spellings(caption: str, trigger_word: str) -> list[str]:
-    """Returns each spelling of the trigger word in a caption. Case, spaces, `_` and `-` may differ. Only whole words
-    count."""
-    letters = [re.escape(letter) for letter in trigger_word if not re.match(r"[\s_-]", letter)]
-    return re.findall(r"(?<!\w)" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)", caption, re.IGNORECASE) if letters else []
+    """Returns each spelling of the trigger word in a caption. Case, spaces, `_`, `-` and backslashes before brackets
+    may differ. Only whole words count."""
+    letters = [brackets.letter(letter) for letter in brackets.bare(trigger_word) if not re.match(r"[\s_-]", letter)]
+    pattern = r"(?<![\w\\])" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)"
+    return re.findall(pattern, caption, re.IGNORECASE) if letters else []
 
 
 def _missing(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
@@ -103,12 +108,13 @@ def _missing(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]
 def _trigger(items: Sequence[Item], trigger_word: str, names: dict[Path, str]) -> Iterator[Finding]:
     if not trigger_word:
         return
-    found = {names[i.path]: spellings(whole(i), trigger_word) for i in items}
+    word = brackets.bare(trigger_word)
+    found = {names[i.path]: [*map(brackets.bare, spellings(whole(i), word))] for i in items}
     if without := [name for name, ways in found.items() if not ways]:
         what = "no caption has the" if len(without) == len(found) else f"{len(without)} with a caption that lacks the"
         yield Finding("no trigger word", f"{what} trigger word '{trigger_word}'", tuple(without),
                       "LoRA Captioner adds it with the template {trigger}, {caption}. A style can do without it.")
-    if other := [name for name, ways in found.items() if any(way != trigger_word for way in ways)]:
+    if other := [name for name, ways in found.items() if any(way != word for way in ways)]:
         ways = Counter(way for those in found.values() for way in those)
         listed = ", ".join(f"'{way}' ({count})" for way, count in ways.most_common())
         yield Finding("trigger word spelled differently", f"the trigger word '{trigger_word}' is spelled as {listed}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -12,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ...disk.text import check_text
+from ..captions import brackets
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import name_some, pasted
+from ..parsing import parse_json
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import list_pictures
-from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED, of_another
+from .ai_toolkit_keys import KNOWN, PASSED_OVER, REFUSED
 from .configuration import load
 from .folder import check_folder, shared_captions, unused_captions, with_masks
+from .foreign import of_another
 from .found import Found
 
 MAX_RESOLUTION = 4096
@@ -157,7 +159,8 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
     """Returns the images of a dataset's folder and of all folders in it, as ai-toolkit does, and sentences about what
     is left out. Raises ValueError if there are none."""
     found, said, files = [], [], CaptionFiles(block.extension)
-    for place in _folders(block):
+    places = [*_folders(block)]
+    for place in places:
         pictures, left_out = list_pictures(place)
         chosen, about_masks = with_masks(place, pictures)
         found += [replace(block.common, path=path, masks=own, caption_file=files.of(path))
@@ -165,7 +168,8 @@ def _images(block: Block) -> tuple[list[Found], list[str]]:
         said += left_out + about_masks
     if not found:
         raise ValueError(f"no images in '{block.folder}'. Choose a folder with .png, .jpg or .webp files.")
-    said += shared_captions(found) + unused_captions({e.path: e.caption_file for e in found if e.caption_file}, files)
+    used = {entry.path: entry.caption_file for entry in found if entry.caption_file}
+    said += shared_captions(found) + unused_captions(used, files, places)
     found, about_masks = _masked(found, block)
     said += about_masks
     return [replace(entry, caption=_caption(entry, block)) for entry in found], said
@@ -178,6 +182,7 @@ def _folders(block: Block) -> Iterator[Path]:
     for place, inside, _ in os.walk(block.folder, onerror=refuse):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name.lower() not in LEFT_OUT
                            and not (block.mask_folder and os.path.samefile(Path(place, name), block.mask_folder)))
+        check_folder(Path(place))
         yield Path(place)
 
 
@@ -205,7 +210,8 @@ def _caption(entry: Found, block: Block) -> str | None:
     caption = captions.one_line(text or "") or block.default_caption
     for placeholder in ("[trigger]", "[name]"):
         caption = caption.replace(placeholder, block.trigger_word)
-    if block.trigger_word and not entry.regularization and block.trigger_word not in caption:
+    known = brackets.bare(block.trigger_word) in brackets.bare(caption)
+    if block.trigger_word and not entry.regularization and not known:
         caption = f"{block.trigger_word} {caption}"
     return caption.strip()
 
@@ -213,8 +219,8 @@ def _caption(entry: Found, block: Block) -> str | None:
 def _from_json(entry: Found, text: str) -> str:
     """Returns the caption in a JSON file such as {"caption": "a cat"}. Raises ValueError if there is none."""
     try:
-        caption = json.loads(text)["caption"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        caption = parse_json(text)["caption"]
+    except (ValueError, LookupError, TypeError):
         caption = None
     if not isinstance(caption, str):
         raise ValueError(f"the caption of {entry.path.name} is not JSON like {{\"caption\": \"a cat\"}}. Correct it, "

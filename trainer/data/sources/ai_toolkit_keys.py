@@ -33,32 +33,3 @@ WITHOUT_EFFECT = (
 """Settings that have no effect here. LiveLoRA decides itself what is cached and how much is read at once, and the
 others are about what is passed over."""
 KNOWN = (*FOLLOWED, *REFUSED, *PASSED_OVER, *WITHOUT_EFFECT)
-
-
-def of_another(config: Any) -> str:
-    """Returns what a file is and what to choose in its place, if it is no configuration of ai-toolkit but another list
-    of images or datasets; else nothing."""
-    entries = config.get("concepts") if isinstance(config, dict) else config
-    entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    keys = {str(key) for entry in entries for key in entry}
-    if {"path", "text"} <= keys or (isinstance(config, dict) and "concept_file_name" in config):
-        return ("is a configuration of OneTrainer, which is not read. Choose the images' folder"
-                f"{_first(entries, 'path')}.")
-    if {"instance_data_dir", "caption_strategy", "dataset_type"} & keys:
-        return ("is a configuration of SimpleTuner, which is not read. Choose the images' folder"
-                f"{_first(entries, 'instance_data_dir')}.")
-    if "file_name" in keys:
-        return "is a list of captions. Write each of its objects on a line of its own, and save it as metadata.jsonl."
-    if isinstance(config, dict) and config and all(map(_is_of_image, config.values())):
-        return ("is a list of captions for sd-scripts. Choose a .toml with a subset that names it as metadata_file and "
-                "the images' folder as image_dir.")
-    return ""
-
-
-def _is_of_image(about: Any) -> bool:
-    return isinstance(about, dict) and bool({"caption", "tags", "train_resolution"} & {*about})
-
-
-def _first(entries: list[dict[str, Any]], key: str) -> str:
-    found = next((entry[key] for entry in entries if entry.get(key)), "")
-    return f", which is '{str(found)[:200]}'" if found else ""

@@ -10,13 +10,15 @@ import re
 import shutil
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...disk.files import creating_folder, sweep
-from ..naming import key, name_some
+from ..captions.files import CaptionFiles
+from ..naming import name_some, sentences
 from ..pictures.listing import list_pictures
 
 MOST_ENTRIES = 20_000
@@ -24,8 +26,12 @@ MOST_BYTES = 20 * 2**30
 """The most bytes that all files together may have, unpacked."""
 HOME = "unpacked"
 """The name of the folder that zips are unpacked to."""
-JUNK = ("thumbs.db", "desktop.ini")
-"""Files that Windows adds to folders, in lower case."""
+JUNK = ("thumbs.db", "desktop.ini", "icon\r")
+"""Files that Windows and macOS add to folders, in lower case."""
+JUNK_FOLDERS = ("__macosx", "@eadir")
+"""Folders that macOS and Synology's disks add, in lower case."""
+UTF_8 = 0x800
+"""The flag of an entry whose name is in UTF-8 (PKWARE APPNOTE 4.4.4)."""
 WINDOWS = os.name == "nt"
 Entries = dict[str, zipfile.ZipInfo]
 """The entry of each file, by the path that it is unpacked to, with / between folders."""
@@ -63,6 +69,14 @@ def naming(source: Path, folder: Path) -> Iterator[Callable[[str], str]]:
         raise ValueError(named(str(err))) from err
 
 
+def passed_over(folder: Path) -> list[str]:
+    """Returns sentences about the pictures of a zip that lie beside the folder that `unpack` gave."""
+    above = [place for place in folder.parents if HOME in (parent.name for parent in place.parents)]
+    return [sentence for place in above for sentence in sentences(
+        ([picture.name for picture in list_pictures(place)[0]], f"pictures beside the folder '{folder.name}' are left "
+         "out, because they have no captions", ""))]
+
+
 def check(source: Path) -> None:
     """Raises ValueError if `source` is no zip, is encrypted, is too large, holds no files, or has names that lead
     elsewhere or differ only in case. Unpacks nothing."""
@@ -92,11 +106,11 @@ def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
     entries: Entries = {}
     seen: dict[str, str] = {}
     for entry in file.infolist():
-        name = entry.filename.replace("\\", "/")  # as old programs for Windows write it
+        name = _name(entry)
         if name.endswith("/") or _is_junk(name):
             continue
         _check_entry(source, name, entry)
-        same = key(name)
+        same = unicodedata.normalize("NFD", name.lower())  # unlike `key`: no disk takes ß for ss
         if same in seen:
             raise ValueError(f"'{source}' has two files that many disks take for one: {name_some([seen[same], name])}. "
                              "Rename one of them.")
@@ -110,10 +124,19 @@ def _entries(source: Path, file: zipfile.ZipFile) -> Entries:
     return entries
 
 
+def _name(entry: zipfile.ZipInfo) -> str:
+    """Returns the name of an entry. macOS writes UTF-8 without saying so, and old programs for Windows write \\."""
+    name = entry.filename
+    if not entry.flag_bits & UTF_8:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
 def _is_junk(name: str) -> bool:
-    """Tells whether a file is hidden or was added by macOS or Windows."""
-    parts = name.split("/")
-    return parts[-1].lower() in JUNK or any(part == "__MACOSX" or re.match(r"\.[^.]", part) for part in parts)
+    """Tells whether a file is hidden or was added by macOS, Windows or Synology."""
+    parts = name.lower().split("/")
+    return parts[-1] in JUNK or any(part in JUNK_FOLDERS or re.match(r"\.[^.]", part) for part in parts)
 
 
 def _check_entry(source: Path, name: str, entry: zipfile.ZipInfo) -> None:
@@ -164,11 +187,24 @@ def _unpack(file: zipfile.ZipFile, entries: Entries, folder: Path) -> None:
 
 
 def _innermost(folder: Path) -> Path:
-    """Returns the folder below all folders that hold one folder and no picture or table, only such files as a readme.
-    It does not go into one such as 10_cats, because that name says how often its images come."""
-    while len(inside := [place for place in folder.iterdir() if place.is_dir()]) == 1:
+    """Returns the folder below all folders that hold one folder with pictures and no table, only such files as a
+    readme, or pictures without captions where those in the folder have some. It does not go into one such as 10_cats,
+    because that name says how often its images come."""
+    while len(inside := [place for place in folder.iterdir() if place.is_dir() and _has_pictures(place)]) == 1:
         beside = any(re.match(r"(metadata|weights)\.", place.name, re.IGNORECASE) for place in folder.iterdir())
-        if beside or re.match(r"\d+_", inside[0].name) or list_pictures(folder)[0]:
+        if beside or re.match(r"\d+_", inside[0].name):
+            break
+        if list_pictures(folder)[0] and (_has_captions(folder) or not _has_captions(inside[0])):
             break
         folder = inside[0]
     return folder
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(list_pictures(Path(place))[0] for place, *_ in os.walk(folder))
+
+
+def _has_captions(folder: Path) -> bool:
+    """Tells whether a picture of a folder has a caption file."""
+    files = CaptionFiles()
+    return any(os.path.isfile(files.of(picture)) for picture in list_pictures(folder)[0])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...disk.text import is_unicode
 from ..captions import table
 from ..naming import name_some
 from . import ai_toolkit, archive, sd_scripts
@@ -25,7 +26,7 @@ def find_any(source: Path, scratch: Path) -> tuple[list[Found], list[str]]:
         folder = archive.unpack(source, scratch)
         with archive.naming(source, folder) as named:
             found, said = find.find(folder)
-            return found, [named(sentence) for sentence in said]
+            return found, [named(sentence) for sentence in archive.passed_over(folder) + said]
     if kind == ".toml":
         return sd_scripts.read_toml(source)
     if kind in CONFIGURATIONS:
@@ -58,6 +59,8 @@ def _kind(source: Path) -> str:
     known = (".zip", ".toml", *CONFIGURATIONS, *table.SUFFIXES)
     if kind in known and not os.path.isfile(source):
         raise ValueError(f"The dataset '{name}' does not exist. Choose a file or a folder that does.")
+    if kind in known and not is_unicode(str(source)):
+        raise ValueError(f"The path of the dataset '{name}' is not UTF-8. Rename what has no such name.")
     if kind not in known and os.path.exists(source):
         raise ValueError(f"The dataset '{name}' is a file. Choose a folder with .png, .jpg or .webp files, a zip of "
                          "one, or a dataset file: .toml (sd-scripts), .yaml or .json (ai-toolkit), .csv or .jsonl.")

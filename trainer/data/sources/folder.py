@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ...disk.text import is_unicode
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..naming import Files, Names, name_some, sentences
+from ..parsing import parse_json
 from ..pictures import masks
 from ..pictures.listing import entries, list_pictures
 from . import table as metadata
@@ -87,9 +87,10 @@ def shared_captions(found: Sequence[Found]) -> list[str]:
                       " Rename one of each if they show different things."))
 
 
-def unused_captions(used: Mapping[Path, Path], files: CaptionFiles) -> list[str]:
-    """Returns a sentence about the caption files beside images that are no image's. `used`: the file of each image."""
-    taken, places = {*used.values()}, dict.fromkeys(image.parent for image in used)
+def unused_captions(used: Mapping[Path, Path], files: CaptionFiles, more: Iterable[Path] = ()) -> list[str]:
+    """Returns a sentence about the caption files beside images, or in `more` folders, that are no image's. `used`: the
+    file of each image."""
+    taken, places = {*used.values()}, dict.fromkeys([*more, *(image.parent for image in used)])
     return sentences(([name for place in places for name in files.unused(place, taken)],
                       "caption files are not read, because no image has their name or another file goes before", ""))
 
@@ -118,7 +119,7 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
         problems += wrong
     if problems:
         raise ValueError("The weights of images cannot be used:\n" + "\n".join(problems))
-    return found, said + unused_captions(beside, files)
+    return found, said + unused_captions(beside, files, places)
 
 
 def with_masks(place: Path, pictures: Sequence[Path]) -> tuple[masks.Found, list[str]]:
@@ -137,11 +138,12 @@ def _captioned(found: Sequence[Found], rows: Mapping[Path, str]) -> tuple[list[F
     without = [entry.path.name for entry in given if entry.caption is None and entry.path.parent in tables]
     differ = [entry.path.name for entry in given if entry.caption is not None and _differs(entry)]
     others = [file.name for file in {*rows} - {entry.path for entry in found}]
-    return given, sentences(
+    said = sentences(
         (differ, "images have another caption in their text file than in the table; the table's are used",
          " Take the table away to use the text files."),
         (without, "images have no caption in the table, so their text files are read", ""),
         (sorted(others), "files that the table names are not images to train on", "")) + shared_captions(given)
+    return [entry if entry.caption is None else replace(entry, caption_file=None) for entry in given], said
 
 
 def _differs(entry: Found) -> bool:
@@ -161,20 +163,22 @@ def _what_else(folder: Path) -> str:
 def _places(folder: Path) -> tuple[dict[Path, int], dict[Path, str]]:
     """Returns the folders to read with their repeats, which may be 0, and the reasons why others are not read."""
     places, unread = {folder: 1}, {}
-    for sub in _subfolders(folder):
+    for sub in subfolders(folder):
         name = name_some([sub.name])
         if not is_unicode(sub.name):
             unread[sub] = f"folder '{name}': its name is not UTF-8. Rename it."
         elif match := re.match(r"(\d+)_", sub.name):
             places[sub] = int(match[1])
+            if not places[sub]:
+                unread[sub] = f"folder '{name}': its pictures are left out, because its name says 0 times."
             unread |= {deep: f"folder '{name}/{name_some([deep.name])}': subfolders of '{name}' are not read."
-                       for deep in (_subfolders(sub) if places[sub] else [])}
+                       for deep in (subfolders(sub) if places[sub] else [])}
         else:
             unread[sub] = f"folder '{name}': only subfolders named like 10_name (number of repeats, name) are read."
     return places, unread
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """Returns the folders in a folder that can hold images."""
     return [folder / entry.name for entry in entries(folder) if not entry.is_file(follow_symlinks=False)
             and not entry.name.startswith(".") and entry.name.lower() not in masks.FOLDERS
@@ -191,8 +195,8 @@ def _read_weights(place: Path, pictures: list[str]) -> tuple[dict[str, float], l
     if not path:
         return {}, []
     try:
-        given = json.loads(captions.read_text(path, MOST_BYTES), parse_int=float)
-    except (ValueError, RecursionError) as err:  # JSONDecodeError is a ValueError
+        given = parse_json(captions.read_text(path, MOST_BYTES), parse_int=float)
+    except ValueError as err:
         return {}, [f"'{path}' is not JSON in UTF-8 ({err}). Write it like {{\"cat.png\": 0.5}}."]
     if not isinstance(given, dict):
         return {}, [f"'{path}' must be names with weights like {{\"cat.png\": 0.5}}, got {str(given)[:40]!r}."]

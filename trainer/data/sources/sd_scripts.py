@@ -3,30 +3,30 @@ repeats, sizes and captions as there."""
 
 from __future__ import annotations
 
-import json
 import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...disk.text import check_text
-from ..captions import table
-from ..captions.files import CaptionFiles, read_text
+from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
-from ..naming import Files, name_some, pasted, sentences
+from ..naming import name_some, pasted, sentences
 from ..pictures import masks
 from ..pictures.augment import Augment
 from ..pictures.buckets import FINEST, Buckets
 from ..pictures.listing import entries, list_pictures
+from . import sd_scripts_metadata
 from .configuration import load_toml
-from .folder import unused_captions
+from .folder import subfolders, unused_captions
+from .foreign import program
 from .found import Found
 from .sd_scripts_keys import LARGEST, not_followed, problems
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 """The extensions of the files that sd-scripts takes for images."""
 CAPTION_RULES = tuple(field.name for field in fields(CaptionRules))
+MOST_BYTES = 2**20
 PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 AUGMENTATIONS = ("random_crop", "flip_aug", "color_aug")
 Texts = dict[Path, tuple[str | None, Path | None]]
@@ -50,6 +50,8 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
     An image comes once for each dataset that it is in. Raises ValueError with all that is wrong: it is no TOML,
     settings are unknown or unusable, or folders do not exist or have no images."""
     config = load_toml(path)
+    if whose := program(config):
+        raise ValueError(f"'{path}' {whose}")
     wrong, found, notes = problems(config), [], []
     for number, dataset in enumerate([] if wrong else config["datasets"], 1):
         inherited = {key: v for key, v in (config.get("general", {}) | dataset).items() if key != "subsets"}
@@ -73,7 +75,7 @@ def read_toml(path: Path) -> tuple[list[Found], list[str]]:
         wrong.append("No subset has images with a num_repeats of at least 1.")
     if wrong:
         raise ValueError(f"The dataset configuration '{path}' cannot be used:\n" + "\n".join(dict.fromkeys(wrong)))
-    return found, list(dict.fromkeys(notes))
+    return found, list(dict.fromkeys(notes + _not_read(found)))
 
 
 def folders(path: Path) -> Iterator[Path]:
@@ -82,12 +84,10 @@ def folders(path: Path) -> Iterator[Path]:
     config = load_toml(path)
     subsets = [] if problems(config) else [own for dataset in config["datasets"] for own in dataset["subsets"]]
     for own in subsets:
-        subset = _Subset(path.parent, {key: pasted(own[key]) for key in PATHS if key in own}, ())
-        yield from (path.parent / place for place in subset.settings.values())
-        if "metadata_file" in own:
-            files, one_of_each = Files(), {os.path.dirname(name): name for name in _metadata(subset)}
-            found = (_image(subset, name, files) for name in one_of_each.values())
-            yield from (image.parent for image in found if image)
+        places = {key: path.parent / pasted(own[key]) for key in PATHS if key in own}
+        yield from places.values()
+        if "metadata_file" in places:
+            yield from sd_scripts_metadata.folders(places["metadata_file"], places.get("image_dir", path.parent))
 
 
 # The sizes
@@ -148,7 +148,9 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         notes.append("keep_tokens_separator does nothing without shuffle_caption: "
                      f"'{settings['keep_tokens_separator']}' stays in the captions, as in sd-scripts.")
     if source == "metadata_file":
-        texts: Texts = {image: (caption, None) for image, caption in _from_metadata(subset).items()}
+        file, folder = subset.home / settings[source], subset.home / settings.get("image_dir", ".")
+        captions = sd_scripts_metadata.read(file, folder, settings)
+        texts: Texts = {image: (caption, None) for image, caption in captions.items()}
         notes += _unnamed(subset, texts)
     else:
         images, left_out = _files(subset)
@@ -206,6 +208,22 @@ def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
     return images, left_out + sentences((others, "files that sd-scripts does not take for images are left out", ""))
 
 
+def _not_read(found: list[Found]) -> list[str]:
+    """Returns a sentence about the folders with pictures that lie in those that are read, but are not read."""
+    read = {path.parent for entry in found for path in (entry.path, *entry.masks)}
+    below = sorted({sub for place in read for sub in subfolders(place)} - read)
+    return sentences(([f"{sub.parent.name}/{sub.name}" for sub in below if _has_pictures(sub)],
+                      "folders with pictures are not read, because they lie in the folder of another subset",
+                      " Give each a subset to train them."))
+
+
+def _has_pictures(place: Path) -> bool:
+    try:
+        return bool(list_pictures(place)[0])
+    except ValueError:  # it is not read, so it need not be readable
+        return False
+
+
 def _captions(images: list[Path], settings: dict[str, Any]) -> tuple[Texts, list[str]]:
     """Returns the captions of images, and sentences about their files."""
     extension, notes = settings.get("caption_extension", ""), []
@@ -232,68 +250,8 @@ def _masks(subset: _Subset, images: list[Path]) -> tuple[masks.Found, list[str]]
     return found, said
 
 
-# Metadata files
-
-def _metadata(subset: _Subset) -> dict[str, str]:
-    """Returns captions by the names of images. The file is JSON such as {"cat.png": {"caption": "…", "tags": "…"}, …},
-    or JSONL with an `image_path` in each line. Raises ValueError if it cannot be read."""
-    path = subset.home / subset.settings["metadata_file"]
-    if not os.path.isfile(path):
-        raise ValueError(f"The metadata_file '{path}' is no file. Correct its path.")
-    text = read_text(path, table.MOST_BYTES)
-    try:
-        entries = _lines(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
-        return {name: _joined(entry, subset.settings) for name, entry in entries.items()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
-        raise ValueError(f"The metadata_file '{path}' is not JSON like {{\"cat.png\": {{\"caption\": \"a cat\"}}}} "
-                         f"({err}).") from err
-
-
-def _image(subset: _Subset, name: str, files: Files) -> Path | None:
-    """Returns the image that a metadata file names, or None if it is not there."""
-    folder = os.path.join(subset.home, subset.settings.get("image_dir", "."))
-    exact = os.path.join(folder, name)
-    return Path(exact) if os.path.isfile(exact) else files.find(Path(folder), name)
-
-
-def _from_metadata(subset: _Subset) -> dict[Path, str]:
-    """Returns captions by image. Raises ValueError if the metadata file cannot be read or names images that are not
-    there."""
-    path, folder = (subset.home / subset.settings.get(key, ".") for key in ("metadata_file", "image_dir"))
-    captions, files = _metadata(subset), Files()
-    found = {name: _image(subset, name, files) for name in captions}
-    missing = [name for name, file in found.items() if file is None]
-    if missing or not captions:
-        what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
-        raise ValueError(f"The metadata_file '{path}' {what if missing else 'has no images'}. Write their names with "
-                         ".png or .jpg, relative to image_dir.")
-    for name, caption in captions.items():
-        check_text(f"'{path}': {name_some([name])}", caption)
-    return {file: captions[name] for name, file in found.items() if file}
-
-
 def _unnamed(subset: _Subset, named: Texts) -> list[str]:
     """Returns a sentence about the pictures of image_dir that the metadata file does not name."""
     pictures = list_pictures(_folder(subset, "image_dir"))[0] if "image_dir" in subset.settings else []
     return sentences(([path.name for path in pictures if path not in named],
                       "pictures are left out, because the metadata_file does not name them", ""))
-
-
-def _lines(text: str) -> dict[str, Any]:
-    entries = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if wrong := [entry for entry in entries if not isinstance(entry["image_path"], str)]:
-        raise TypeError(f"image_path is {json.dumps(wrong[0]['image_path'])[:40]}, which is no text")
-    return {entry["image_path"]: entry for entry in entries}
-
-
-def _joined(entry: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Returns a caption with its tags behind it. With wildcards the tags stand behind each of its lines."""
-    glue = settings.get("caption_separator", ",")
-    caption, tags = ("" if entry.get(key) is None else entry[key] for key in ("caption", "tags"))
-    if wrong := [text for text in (caption, tags) if not isinstance(text, str)]:
-        raise TypeError(f"{json.dumps(wrong[0])[:40]} is no text")
-    if not settings.get("enable_wildcard", False):
-        return glue.join(part for part in (caption, tags) if part)
-    tags = tags.replace("\n", glue)
-    lines = [line for line in caption.split("\n") if line.strip()]
-    return "\n".join(glue.join((line, tags)) for line in lines) if tags else caption

@@ -85,9 +85,7 @@ def _of_table(table: dict[str, Any], where: str, level: str) -> Iterator[str]:
     for key, value in table.items():
         kind = ALLOWED[level].get(key)
         low, high = RANGES.get(key, (-math.inf, math.inf))
-        if isinstance(value, int) and abs(value) >= 2**63:  # Python writes no number of thousands of digits
-            yield f"{key} ({where}) is a number of more than 64 bits, which TOML does not allow."
-        elif kind is None:
+        if kind is None:
             yield f"'{key}' ({where}) is no setting of {level}{_hint(key, level)}."
         elif not _fits(value, kind):
             yield f"{key} ({where}) must be {WORDS[kind]}, got {value!r}."

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from ..captions import table
-from ..naming import Files, Names, name_some, sentences
+from ..naming import Files, Names, name_some, named_in_table, sentences
 from ..pictures.listing import entries
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 FOREIGN = "metadata.json"
+TABLES = (*table.SUFFIXES, ".tsv", ".parquet")
+"""The extensions of files that look like tables of captions."""
 
 
 def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
@@ -23,9 +25,12 @@ def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
     if tables[1:]:
         said.append(f"'{tables[1].name}' in '{folder.name}' is not read, because '{tables[0].name}' is there too.")
     if FOREIGN in there:
-        said.append(f"'{there[FOREIGN]}' in '{folder.name}' is not read: it is a list for sd-scripts. Choose a .toml "
-                    f"that names it as metadata_file, or turn it into {NAMES[0]}.")
-    return captions, said
+        said.append(f"'{there[FOREIGN]}' in '{folder.name}' is not read. If it is a list for sd-scripts, choose a "
+                    f".toml that names it as metadata_file. If not, turn it into {NAMES[0]}, an object on each line.")
+    others = [entry.name for entry in entries(folder) if entry.name not in there.values() and os.path.isfile(entry.path)
+              and entry.name.lower().endswith(TABLES) and not entry.name.startswith(".")]
+    return captions, said + sentences((others, f"tables in '{folder.name}' are not read",
+                                       f" Save one as {NAMES[1]} if it holds the captions."))
 
 
 def read(path: Path) -> tuple[dict[Path, str], list[str]]:
@@ -67,7 +72,7 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
 
 def _inside(folder: Path, name: str) -> Path | None:
     """Returns the path that a name means, which is absolute or begins at `folder`. None: it lies outside `folder`."""
-    home, place = os.path.abspath(folder), os.path.abspath(folder / name.strip().replace("\\", "/"))
+    home, place = os.path.abspath(folder), os.path.abspath(folder / named_in_table(name))
     inside = os.path.normcase(place).startswith(os.path.normcase(os.path.join(home, "")))
     return folder / os.path.relpath(place, home) if inside else None
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from livelora.trainer.data.captions import brackets
 from livelora.trainer.data.captions import files as captions
+from livelora.trainer.data.report.caption_findings import has_weights
 
 WORDS = st.text(alphabet="abc xyz", min_size=0, max_size=12).map(lambda s: " ".join(s.split()))
 
@@ -32,27 +34,30 @@ def write(image, caption, *extensions):
     ("{trigger}, {caption}", "", "a cat", "a cat"),
     ("{trigger}, {caption}", "ohwx", "ohwxperson on a beach", "ohwx, ohwxperson on a beach"),
     ("photo of {trigger}, {caption}, on white", "ohwx", "", "photo of ohwx, on white"),
-    ("{name}", "ohwx", "", "red apple 3"),
+    ("{name}", "ohwx", "", r"red apple \(3\)"),
+    ("{trigger}, {caption}", "miku (vocaloid)", r"miku \(vocaloid\), 1girl", r"miku \(vocaloid\), 1girl"),
     ("{caption} in the style of {trigger}", "ohwx", "a  cat", "a cat in the style of ohwx"),
 ])
 def test_templates(template, trigger, caption, expected):
-    assert captions.apply_template(template, trigger=trigger, caption=caption, name="red-apple_3") == expected
+    assert captions.apply_template(template, trigger=trigger, caption=caption, name="red-apple_(3)") == expected
 
 
-@given(WORDS, st.sampled_from(["ohwx", "sks"]))
-def test_applying_twice_is_applying_once(caption, trigger):
+@given(WORDS, st.sampled_from(["ohwx", "miku (vocaloid)", r"miku \(vocaloid\)", "(a:1.2)"]))
+def test_applying_twice_is_applying_once_and_gives_no_weights(caption, trigger):
     once = captions.apply_template("{trigger}, {caption}", trigger=trigger, caption=caption, name="n")
+    assert not has_weights(once) and brackets.bare(once).startswith(brackets.bare(trigger))
     assert captions.apply_template("{trigger}, {caption}", trigger=trigger, caption=once, name="n") == once
 
 
 @pytest.mark.parametrize(("template", "message"), [
     ("{triger}, {caption}", "unknown placeholders: {triger}. Known are {trigger}, {caption}, {name}."),
     ("  ", "The template is empty."),
+    ("{a\ud83d}", "The template has half of a character in it"),
 ])
 def test_bad_templates_are_refused(template, message):
     with pytest.raises(ValueError) as caught:
         captions.check_template(template)
-    assert message in str(caught.value)
+    assert message in str(caught.value) and str(caught.value).encode()
 
 
 def test_writing_keeps_the_first_version(tmp_path):
@@ -226,6 +231,8 @@ def test_every_order_is_as_likely_as_another():
     ("a [v] thing", "[v]", "a woman thing"),
     ("a cat", "ohwx", "a cat"),
     ("a cat", "", "a cat"),
+    (r"miku \(vocaloid\), solo", "miku (vocaloid)", "woman, solo"),
+    (r"miku (vocaloid), \(vocaloid\)", r"miku \(vocaloid\)", r"woman, \(vocaloid\)"),
 ])
 def test_the_trigger_word_gives_way_to_its_class(caption, trigger, expected):
     assert captions.with_class(caption, trigger, "woman") == expected

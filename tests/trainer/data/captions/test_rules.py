@@ -7,7 +7,9 @@ from itertools import permutations
 
 import pytest
 import torch
-from livelora.trainer.data.captions.rules import CaptionRules, variants
+from hypothesis import given
+from hypothesis import strategies as st
+from livelora.trainer.data.captions.rules import CaptionRules, longest, variants
 
 
 def draw(seed=0):
@@ -67,6 +69,18 @@ def test_the_same_draw_gives_the_same_captions(rules):
     text = "a, b, c, d, e, f, g, h"
     assert of(text, 8, 1, **rules) == of(text, 8, 1, **rules)
     assert of(text, 8, 1, **rules) != of(text, 8, 2, **rules)
+
+
+PARTS = st.sampled_from(["a", "猫", "{a|bb}", "{|ccc|{{}", "\n", ", ", "{{", "}}", ";;;"])
+
+
+@given(st.lists(PARTS, max_size=8).map("".join),
+       st.builds(CaptionRules, enable_wildcard=st.booleans(), shuffle_caption=st.booleans(),
+                 secondary_separator=st.sampled_from(["", ";;;"]), caption_prefix=st.sampled_from(["", "{x|yy}"]),
+                 caption_tag_dropout_rate=st.sampled_from([0, 0.5])), st.integers(0, 99))
+def test_no_caption_is_longer_than_the_longest(text, rules, seed):
+    most = max(len(caption.encode()) for caption in longest(text, rules))
+    assert all(len(caption.encode()) <= most for caption in variants(text, rules, 8, draw(seed)))
 
 
 @pytest.mark.parametrize("text", ["", "a", "  \n ", "{", "}{|}", "{{", "|||", ",,,"])

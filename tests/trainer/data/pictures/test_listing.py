@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from livelora.trainer.data.pictures import listing
+from livelora.trainer.data.pictures import images, listing
 from livelora.trainer.data.pictures.listing import UNREAD
 from PIL import Image
 
@@ -40,14 +40,28 @@ def test_a_picture_is_found_whatever_it_is_called(tmp_path, content, stem, suffi
 
 def test_formats_that_cannot_be_read_are_told_and_other_files_are_not(tmp_path):
     for name, start in {"a.jxl": b"\xff\x0a", "b": b"\0\0\0\x0cJXL \r\n", "c.tga": b"\0\0", "d.nef": b"II*\0",
-                        "e.xyz": b"8BPS", "f": b"", "g.txt": b"\xff\xd8\xff", "h.mp4": b"\0\0\0 ftypisom",
-                        "BMW": b"BMW models are"}.items():
+                        "e.xyz": b"8BPS", "f": b"", "g.txt": b"\xff\xd8\xff", "h.MP4": b"\0\0\0 ftypisom",
+                        "k.webm": b"\x1aE\xdf\xa3", "BMW": b"BMW models are"}.items():
         (tmp_path / name).write_bytes(start + bytes(20) * (name != "f"))
     (tmp_path / "i.jxl").write_bytes(CONTENTS["PNG"])
     os.mkfifo(tmp_path / "pipe")
     assert names(tmp_path) == (["i.jxl"], [
         f"5 pictures in '{tmp_path.name}' are left out, because their format cannot be read: a.jxl, b, c.tga, d.nef, "
-        "e.xyz. Save them as PNG, JPEG or WebP."])
+        "e.xyz. Save them as PNG, JPEG or WebP.",
+        f"2 videos in '{tmp_path.name}' are left out: h.MP4, k.webm."])
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x18ftypmif1", b"\0\0\0\x18ftypavis", b"II\xbc\x01", b"\xff\x4f\xff\x51",
+                                   b"SIMPLE  =", b"CSFCHUNK"])
+def test_other_formats_are_known_by_how_they_begin(tmp_path, start):
+    (tmp_path / "a").write_bytes(start + bytes(20))
+    assert "format cannot be read: a." in names(tmp_path)[1][0]
+
+
+def test_a_big_tiff_is_read(tmp_path):
+    """BigTIFF begins with 43 in place of TIFF's 42 (AWare Systems, "The BigTIFF file format")."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a", "TIFF", big_tiff=True)
+    assert names(tmp_path) == (["a"], []) and images.examine(tmp_path / "a").size == (4, 4)
 
 
 @given(suffix=st.sampled_from(sorted(UNREAD)), case=st.sampled_from([str, str.upper]))
@@ -76,9 +90,10 @@ def test_raw_files_are_known_by_how_they_begin(tmp_path, start):
 def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
     for i in range(5):
         (tmp_path / f"{i}.bin").touch()
+        (tmp_path / f"0{i}.x").write_bytes(CONTENTS["PNG"])
     (tmp_path / "z.png").write_bytes(CONTENTS["PNG"])
     monkeypatch.setattr(listing, "MOST_OPENED", 2)
-    assert names(tmp_path) == (["z.png"], [
+    assert names(tmp_path) == ([*(f"0{i}.x" for i in range(5)), "z.png"], [
         f"3 files in '{tmp_path.name}' are not looked at, because they are so many and their extensions are no "
         "pictures': 2.bin, 3.bin, 4.bin."])
 

@@ -236,6 +236,15 @@ def test_brackets_that_are_weights(caption, found):
     assert (r"Write \( and \) for brackets that are part of the text" in made.text) == found
 
 
+@pytest.mark.parametrize("trigger", ["miku (vocaloid)", r"miku \(vocaloid\)"])
+def test_a_trigger_word_is_found_with_and_without_backslashes(trigger):
+    data = dataset(item("a.png", r"miku \(vocaloid\), 1girl"), trigger_word=trigger)
+    found = findings(data)
+    assert "a.png" not in found["no trigger word"].files and "trigger word spelled differently" not in found
+    assert ("trigger word with weights" in found) == ("\\" not in trigger)
+    assert (r"Write it as 'miku \(vocaloid\)', here and in prompts." in report.make(data).text) == ("\\" not in trigger)
+
+
 def test_what_was_encoded_elsewhere_is_not_looked_at():
     encoded = item("0001.latents.safetensors", "(encoded)", latents=Path("l"), text=Path("t"), size=(64, 64),
                    bucket=(64, 64), sharpness=None, perceptual_hash=None)

@@ -202,7 +202,9 @@ def test_what_cannot_be_meant_is_refused(home, entry, told):
     ("datasets: [cats]", "a dataset must have settings such as folder_path: cats, got 'cats'"),
     ("a: [", "cannot be read as YAML"), ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
     ("a: 1\n---\nb: 2", "cannot be read as YAML"), ("2001-99-99", "cannot be read as YAML"),
-    ("[" * 5000, "nested too deep"), ("&a [*a]", "its aliases stand for more than 100000 values"),
+    ("[" * 5000, "nested too deep"), ("a: " + "9" * 5000, "YAML (it has a whole number of more than 18 digits)"),
+    ("a: 0x" + "f" * 5000, "YAML (it has a whole number of more than 18 digits)"),
+    ("&a [*a]", "its aliases stand for more than 100000 values"),
     ("a: &a [x, x]\n" + "\n".join(f"{n}: &{n} [{', '.join([f'*{p}'] * 9)}]" for p, n in PAIRS),
      "its aliases stand for more than 100000 values"),
     ("a: &a {x: 1}\n" + "\n".join(f"{n}: &{n} {{<<: [{', '.join([f'*{p}'] * 9)}]}}" for p, n in PAIRS),
@@ -220,7 +222,8 @@ def test_what_would_take_long_to_parse_is_refused(home, text):
 
 
 def test_json_is_read_as_json(home):
-    for text, told in (("{", "cannot be read as JSON"), ("[" * 200_000, "nested too deep"), ("{}", "has no datasets")):
+    for text, told in (("{", "cannot be read as JSON"), ("[" * 200_000, "nested too deep"), ("{}", "has no datasets"),
+                       ("9" * 5000, "more than 18 digits"), ('{"job": 1, "job": 2}', "job stands in it twice")):
         (home / "c.json").write_text(text)
         with pytest.raises(ValueError, match=told):
             read_config(home / "c.json")
@@ -255,7 +258,17 @@ def test_captions_as_json_are_read_as_ai_toolkit_reads_them(home):
       {"id": "t", "dataset_type": "text_embeds"}],
      "is a configuration of SimpleTuner, which is not read. Choose the images' folder, which is '/my/cats'."),
     ({"a": {"caption": "x", "tags": "y"}, "b": {"tags": "z"}}, "is a list of captions for sd-scripts. Choose a .toml"),
-    ([{"file_name": "a.png", "text": "x"}], "is a list of captions. Write each of its objects on a line of its own"),
+    ({"--data_backend_config": "b.json"}, "is a configuration of SimpleTuner, which is not read. Choose the images'"),
+    ({"train_data_dir": "/x", "LoRA_type": "Standard"}, "is a configuration of kohya's GUI, which is not read. Choose "
+     "the images' folder, which is '/x'."),
+    ({"datasets": [{"image_directory": "x"}]}, "is a configuration of musubi-tuner"),
+    ({"general": {}, "datasets": [{"subsets": [{"image_dir": "x"}]}]},
+     "is a dataset configuration of sd-scripts in JSON"),
+    ({"a.png": {"caption": "x"}, "b.png": None}, "is a list of captions for sd-scripts. Choose a .toml"),
+    ({"a.png": "a cat", "b.PNG": None}, "is a list of captions. Write each image on a line of its own"),
+    ([{"enabled": True, "prompt": "x", "width": 512}], "is a list of prompts for pictures, and no dataset."),
+    ([{"image": "a.png", "caption": "x"}], "is a list of captions. Write each image on a line of its own"),
+    ([{"file_name": "a.png", "text": "x"}], "is a list of captions. Write each image on a line of its own"),
 ])
 def test_files_of_others_are_named(home, content, told):
     assert told in refusal(home, json.dumps(content))

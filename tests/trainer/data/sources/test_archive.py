@@ -45,7 +45,9 @@ def test_files_keep_their_folders_and_junk_stays_packed(tmp_path, scratch):
     (["data/a.png", "data/b.png"], "data"), (["one/two/a.png"], "one/two"), (["10_x/a.png"], ""),
     (["d/10_x/a.png"], "d"), (["d/a.png", "b.png"], ""), (["d/a.png", "__MACOSX/d/._a.png"], "d"),
     (["d/a.png", "Thumbs.db"], "d"), (["d/a.png", "README.md", "a.txt"], "d"), (["d/a.png", "d/desktop.ini"], "d"),
-    (["train/a.png", "metadata.csv"], ""), (["10_x/a.png", "readme.txt"], ""), (["d/a.png", "e/b.png"], "")])
+    (["train/a.png", "metadata.csv"], ""), (["10_x/a.png", "readme.txt"], ""), (["d/a.png", "e/b.png"], ""),
+    (["d/a.png", "d/Icon\r", "__macosx/d/._a.png", "@eaDir/a.png/x.jpg"], "d"), (["d/a.png", "docs/readme.txt"], "d"),
+    (["d/a.png", "d/a.txt", "cover.jpg"], "d"), (["d/a.png", "d/a.txt", "b.png", "b.txt"], "")])
 def test_the_one_folder_that_holds_everything_is_given(tmp_path, scratch, names, inside):
     folder = archive.unpack(pack(tmp_path / "d.zip", dict.fromkeys(names, b"x")), scratch)
     (home,) = (scratch / "unpacked").iterdir()
@@ -106,6 +108,30 @@ def test_an_encrypted_zip_is_refused(tmp_path, scratch):
     data[data.index(b"PK\1\2") + 8] |= 1
     source.write_bytes(data)
     assert "is encrypted. Unpack it yourself" in refusal(source, scratch)
+
+
+class OfMacos(zipfile.ZipInfo):
+    """Writes the name in UTF-8 without the flag that says so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - zipfile's own
+        return self.filename.encode(), 0
+
+
+def test_names_of_macos_are_read_and_no_disk_takes_sharp_s_for_two(tmp_path, scratch):
+    names = ["é猫.png", "straße.txt", "strasse.txt"]
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as file:
+        for name in names:
+            file.writestr(OfMacos(name), name)
+    with zipfile.ZipFile(tmp_path / "d.zip") as file:
+        assert file.namelist()[0] != names[0]
+    assert tree(archive.unpack(tmp_path / "d.zip", scratch)) == {name: name.encode() for name in names}
+
+
+def test_a_cover_beside_the_folder_is_told(tmp_path, scratch):
+    source = pack(tmp_path / "d.zip", dict.fromkeys(["d/a.png", "d/a.txt", "cover.jpg"], b""))
+    found, said = find_any(source, scratch)
+    assert [entry.path.name for entry in found] == ["a.png"]
+    assert said == ["1 pictures beside the folder 'd' are left out, because they have no captions: cover.jpg."]
 
 
 @pytest.mark.parametrize("names", [["a.png", "A.PNG"], ["d/é.png", "D/e\u0301.png"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 
 import pytest
@@ -66,6 +67,17 @@ def test_other_sources_are_refused(home, name, told):
         with pytest.raises(ValueError) as caught:
             read(home / name)
         assert told.format(home / name) in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other disks take no such names")
+@pytest.mark.parametrize("name", ["\udcff.zip", "\udcff/c.toml", "\udcff.csv", "c.yaml"])
+def test_places_whose_names_are_no_text_are_refused(home, name):
+    (home / name).parent.mkdir(exist_ok=True)
+    (home / name).write_text("folder_path: cats")
+    (home / "cats" / "\udcfe").mkdir()
+    with pytest.raises(ValueError, match=r"udcf[ef].*' is not UTF-8. Rename") as caught:
+        sources.find_any(home / name, home)
+    assert str(caught.value).encode()
 
 
 def test_a_table_of_other_things_is_refused(home):

@@ -103,6 +103,7 @@ def test_a_table_gives_captions(folder):
                      ("10_x/f.png", "repeated", 10), ("train/d.png", "in a subfolder", 1)]
     assert said.split("\n") == [
         "1 files that 'metadata.jsonl' names are not there: gone.png.",
+        "folder '0_off': its pictures are left out, because its name says 0 times.",
         "1 images have another caption in their text file than in the table; the table's are used: a.png. Take the "
         "table away to use the text files.",
         "1 images have no caption in the table, so their text files are read: c.png.",
@@ -158,14 +159,25 @@ def test_a_column_that_is_empty_gives_way_to_a_full_one(folder, row, expected):
 def test_a_list_for_sd_scripts_beside_the_images_is_told(folder):
     touch(folder, "a.png")
     (folder / "metadata.json").write_text('{"a": {"caption": "x"}}')
-    assert found(folder)[1].startswith("'metadata.json' in 'data' is not read: it is a list for sd-scripts. Choose a")
+    assert found(folder)[1].startswith("'metadata.json' in 'data' is not read. If it is a list for sd-scripts, choose")
+
+
+def test_captions_tables_and_folders_that_are_not_read_are_told(folder):
+    touch(folder, "10_c/a.png", "10_c/a.txt", "b.txt", "10_c/captions.CSV", "metadata.tsv", "10_c/metadata.parquet",
+          "0_off/c.png")
+    assert found(folder)[1].split("\n") == [
+        "1 tables in 'data' are not read: metadata.tsv. Save one as metadata.csv if it holds the captions.",
+        "2 tables in '10_c' are not read: captions.CSV, metadata.parquet. Save one as metadata.csv if it holds the "
+        "captions.",
+        "folder '0_off': its pictures are left out, because its name says 0 times.",
+        "1 caption files are not read, because no image has their name or another file goes before: b.txt."]
 
 
 def test_a_letter_with_an_accent_is_found_however_it_is_written(folder):
     """U+00E9 is e with U+0301, Unicode Standard Annex #15; macOS and others differ in which they write."""
     touch(folder, "cafe\u0301.png", "na\u00efve.png", "Sub/B.PNG")
-    (folder / "Metadata.CSV").write_text("file_name,text\ncaf\u00e9.png,one\nNAI\u0308ve.png,two\nsub\\b.png,three\n",
-                                         encoding="utf-8")
+    rows = "\u202acaf\u00e9.png,one\nNAI\u0308ve.png,two\nsub\\b.png,three\n"
+    (folder / "Metadata.CSV").write_text("file_name,text\n" + rows, encoding="utf-8")
     assert [caption for _, caption, _ in found(folder)[0]] == ["one", "two", "three"]
 
 

@@ -64,6 +64,7 @@ def test_of_two_files_neither_is_guessed(folder):
 
 @pytest.mark.parametrize(("content", "told"), [
     (b'{"A.png": 1, "a.PNG": 2}', "names a.png twice. Take one of its names out"),
+    (b'{"a.png": 0.5, "a.png": 3}', "is not JSON in UTF-8 (a.png stands in it twice, with different values; take one"),
     (b"{a.png: 1}", "is not JSON in UTF-8 (Expecting property name"),
     (b"", "is not JSON in UTF-8"),
     ('{"caf\xe9.png": 1}'.encode("latin-1"), "is not JSON in UTF-8"),
