@@ -11,7 +11,7 @@ from ..trainer.comfy.paths import loras_folder
 from ..trainer.lora.file import FILE_DTYPES, check_name, save
 from ..trainer.lora.formats import FORMATS, Format
 from .choices import checked
-from .types import CATEGORY, LoraModel, refusal
+from .types import CATEGORY, LoraModel, refusal, told
 
 
 class SaveLora(io.ComfyNode):
@@ -58,7 +58,7 @@ class SaveLora(io.ComfyNode):
     def execute(cls, lora, name, dtype, format: Format = "ComfyUI", embed_workflow=False) -> io.NodeOutput:
         graph = cls._graph() if embed_workflow else None
         path = save(lora, loras_folder(), name, dtype, FAMILIES, format, graph)
-        return io.NodeOutput(path.name, str(path), ui={"text": (f"Saved {path.name}",)})
+        return io.NodeOutput(path.name, str(path), ui=told(f"Saved {path.name}"))
 
     @classmethod
     def _graph(cls) -> dict[str, str]:
