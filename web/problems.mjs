@@ -7,6 +7,8 @@ import { addElement, problemOf } from "./widget.mjs?v=1";
 /** The box of a node that has no other one. It is there as long as the problem is. */
 const OWN = "problem";
 const HEIGHT = 76;
+/** Node → how tall it was without that box. */
+const heights = new WeakMap();
 
 /** Shows these problems, { id, type, sentence }, and no others. */
 export function showProblems(problems) {
@@ -18,11 +20,15 @@ export function showProblems(problems) {
 
 function show(node, sentence) {
   const own = node.widgets?.find(({ name }) => name === OWN);
-  if (sentence && !problemOf.has(node)) resize(node, () => addElement(node, OWN, HEIGHT));
+  if (sentence && !problemOf.has(node)) {
+    heights.set(node, node.size[1]);
+    resize(node, () => addElement(node, OWN, HEIGHT));
+  }
   const place = problemOf.get(node);
   if (place) Object.assign(place, { textContent: sentence, hidden: !sentence });
   if (!sentence && own) {
     problemOf.delete(node);
-    resize(node, () => node.removeWidget(own));
+    node.removeWidget(own);
+    node.setSize([node.size[0], heights.get(node)]);
   }
 }

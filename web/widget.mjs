@@ -5,8 +5,9 @@ const STYLE = `
 .livelora-box { display: flex; flex-direction: column; height: 100%; contain: size; overflow: hidden; border-radius: 6px;
   background: var(--comfy-input-bg); }
 .livelora-box > .problem { font: 12px sans-serif; color: var(--error-text); white-space: pre-wrap; overflow-wrap: anywhere;
-  overflow: auto; padding: 6px 8px; user-select: text; }
-.livelora-box > .livelora { flex: 1 0 var(--least, 0px); min-height: 0; }
+  flex: 0 1 auto; overflow: auto; padding: 6px 8px; user-select: text; }
+.livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
+.livelora-box > .livelora { flex: 1 1000 0; min-height: 26px; }
 .livelora { font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border-radius: 6px;
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import count
@@ -10,15 +9,13 @@ from typing import Any, NamedTuple
 
 import browser as on_this_machine
 import pytest
-from comfyui import ROOT
-from demo_page import MINUTE, load, set_inputs
+from demo_page import MINUTE, SIZES_STAND, load, set_inputs
 from graphs import training, with_preview, with_save
 from other_models import save_taesd
 from PIL import Image
 from safetensors.torch import save_file
 from torch import zeros
 
-DATASET = ROOT / "example_workflows" / "demo_dataset"
 SAID = """(kind) => {
   const node = window.findOurs(kind);
   const said = node?.widgets?.map((w) => w.element?.querySelector(".problem:not([hidden])")).find(Boolean);
@@ -46,6 +43,7 @@ def files(server):
         return folder
 
     (home / "empty").mkdir()
+    dataset("plain")
     (dataset("uncaptioned") / "b.txt").unlink()
     (dataset("cut") / "b.png").write_bytes(b"\x89PNG nothing more")
     (dataset("latin") / "b.txt").write_bytes(b"caf\xe9")
@@ -228,3 +226,132 @@ def test_a_mistake_is_told_at_its_node(page, files, name):
 @each("name", IN_BOTH)
 def test_a_mistake_is_told_at_its_node_where_nodes_are_elements(page, files, name):
     check(page, MISTAKES[name])
+
+
+def heights(page) -> dict[str, float]:
+    return page.evaluate("Object.fromEntries(app.graph.nodes.map((node) => [node.type, Math.round(node.size[1])]))")
+
+
+def queue(page) -> None:
+    page.evaluate("app.queuePrompt(0, 1).catch(() => {})")
+
+
+def test_a_node_without_a_box_has_one_as_long_as_something_is_wrong(page, files):
+    open_graph(page, MISTAKES["a job that is gone, in a grid"].make())
+    page.evaluate(SIZES_STAND)
+    before = heights(page), page.evaluate("findOurs('LiveLoraGrid').widgets.length")
+    queue(page)
+    assert "There is no job" in said(page, "LiveLoraGrid")
+    page.evaluate(SIZES_STAND)
+    assert heights(page)["LiveLoraGrid"] > before[0]["LiveLoraGrid"] + 50
+    red, green, blue = page.evaluate(COLOUR, ".problem:not([hidden])")
+    assert red > 180 > 120 > max(green, blue)
+    page.evaluate("app.graph.remove(app.graph.nodes.find((node) => node.type === 'PreviewAny'))")
+    queue(page)  # nothing of it runs, so that nothing is wrong with the grid either
+    page.wait_for_function("!document.querySelector('.problem:not([hidden])')")
+    page.evaluate(SIZES_STAND)
+    del before[0]["PreviewAny"]
+    assert (heights(page), page.evaluate("findOurs('LiveLoraGrid').widgets.length")) == before
+
+
+def test_a_mistake_in_a_subgraph_is_told_inside(page, files):
+    open_graph(page, dataset(folder="nowhere"))
+    page.evaluate("""() => {
+      const { node } = app.graph.convertToSubgraph(new Set(app.graph.nodes));
+      app.canvas.openSubgraph(node.subgraph, node);
+    }""")
+    queue(page)
+    assert "nowhere' does not exist" in said(page, "LiveLoraDataset")
+    page.evaluate("app.canvas.setGraph(app.rootGraph ?? app.graph)")
+
+
+def test_a_mistake_of_a_foreign_node_is_left_to_comfyui(page, files):
+    open_graph(page, with_vae("not_there.safetensors"))
+    queue(page)
+    page.wait_for_timeout(500)
+    assert page.locator(".problem:not([hidden])").count() == 0
+
+
+def test_advice_is_amber_and_a_failure_is_red(page):
+    open_graph(page, trained())
+    page.evaluate("""() => findOurs("LiveLoraTrain").livelora.show({
+      state: "failed", message: "It broke.", actions: [], step: 1, steps: 2, warnings: ["It overfits."], loss: null,
+      validation: [], skipped: 0, learning_rate: 1e-4 })""")
+    assert page.inner_text(".livelora .error") == "It broke."
+    assert page.inner_text(".livelora .advice:not(:empty)") == "It overfits."
+    red, green, blue = page.evaluate(COLOUR, ".livelora .error")
+    assert red > 180 and red - green > 80
+    red, green, blue = page.evaluate(COLOUR, ".livelora .advice:not(:empty)")
+    assert red > green > blue + 60
+
+
+REPORT = "() => window.findOurs('LiveLoraReview').widgets.find((w) => w.name === 'report').element.innerText"
+
+
+def wait_for_report(page, told: str) -> list[str]:
+    page.wait_for_function(f"(told) => ({REPORT})().includes(told)", arg=told, timeout=MINUTE)
+    return page.evaluate(REPORT).strip().splitlines()
+
+
+def test_a_report_has_its_warnings_first_and_unfolds(page, files):
+    (files / "some.csv").write_text("file_name,caption\na.png,flatmoji\ngone.png,flatmoji\n")
+    graph = reviewed(action="read table", table="some.csv", find="square", replace="box")
+    graph["data"]["inputs"]["folder"] = "plain"
+    open_graph(page, graph)
+    page.evaluate(SIZES_STAND)
+    before = heights(page)["LiveLoraReview"]
+    queue(page)
+    lines = wait_for_report(page, "3 captions changed")
+    warned = ["1 rows of some.csv are for images that are not in the dataset: gone.png",
+              "2 images have no row in some.csv and keep their captions: b.png, c.png"]
+    changed = ["a.png: “flatmoji, a red square” → “flatmoji”",
+               "b.png: “flatmoji, a blue square” → “flatmoji, a blue box”",
+               "c.png: “flatmoji, a green square” → “flatmoji, a green box”"]
+    assert lines == [*warned, "3 captions changed", changed[0], "2 more lines"]
+    red, green, blue = page.evaluate(COLOUR, ".livelora .advice:not(:empty)")
+    assert red > green > blue + 60
+    page.evaluate(SIZES_STAND)
+    assert heights(page)["LiveLoraReview"] == before, "no node grows by a run"
+    button = "findOurs('LiveLoraReview').widgets.find((w) => w.name === 'report').element.querySelector('.unfold')"
+    page.evaluate(f"{button}.click()")
+    page.evaluate(SIZES_STAND)
+    assert page.evaluate(REPORT).strip().splitlines() == [*warned, "3 captions changed", *changed, "less"]
+    assert heights(page)["LiveLoraReview"] > before
+    page.evaluate(f"{button}.click()")
+    page.evaluate(SIZES_STAND)
+    assert page.evaluate(REPORT).strip().splitlines() == lines
+    assert heights(page)["LiveLoraReview"] == before
+    assert page.problems == []
+
+
+def reopen(page, workflow: dict) -> None:
+    load(page, workflow)
+    page.evaluate(f"() => {{ {FIND} }}")
+
+
+def test_a_report_is_there_again_after_a_change_of_tabs_and_a_reload(page, files):
+    graph = reviewed(find="flatmoji", replace="emoji")
+    graph["data"]["inputs"]["folder"] = "plain"
+    open_graph(page, graph)
+    reopen(page, page.evaluate("app.graph.serialize()"))  # what comes from a prompt has no workflow's id yet
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("app.graph.nodes.length === 0")
+    page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function("app.graph.nodes.length === 2")
+    queue(page)
+    lines = wait_for_report(page, "3 captions changed")
+    page.evaluate("app.extensionManager.command.execute('Workspace.NextOpenedWorkflow')")
+    page.wait_for_function("app.graph.nodes.length === 0")
+    page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function("app.graph.nodes.length === 2")
+    assert wait_for_report(page, "3 captions changed") == lines
+    workflow = page.evaluate("app.graph.serialize()")
+    page.reload()
+    on_this_machine.wait_until_open(page)
+    reopen(page, workflow)
+    assert wait_for_report(page, "3 captions changed") == lines
+    set_inputs(page, "LiveLoraReview", replace="sticker")
+    changed = page.evaluate("app.graph.serialize()")
+    reopen(page, changed)
+    page.wait_for_timeout(1000)
+    assert "changed" not in page.evaluate(REPORT), "that was another run"
