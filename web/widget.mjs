@@ -3,8 +3,9 @@
 
 const STYLE = `
 .livelora-box { display: flex; flex-direction: column; height: 100%; contain: size; overflow: hidden; border-radius: 6px;
-  background: var(--comfy-input-bg); }
-.livelora-box > .problem { font: 12px sans-serif; color: var(--error-text); white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--comfy-input-bg); --wrong: #b91c1c; --advice: #b45309; }
+.dark-theme .livelora-box { --wrong: #f87171; --advice: #fbbf24; }
+.livelora-box > .problem { font: 12px sans-serif; color: var(--wrong); white-space: pre-wrap; overflow-wrap: anywhere;
   flex: 0 1 auto; overflow: auto; padding: 6px 8px; user-select: text; }
 .livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
 .livelora-box > .livelora { flex: 1 1000 0; min-height: 26px; }
@@ -25,9 +26,8 @@ const STYLE = `
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
-.livelora .error { color: var(--error-text); white-space: pre-wrap; }
-.livelora .advice { color: #b45309; white-space: pre-wrap; }
-.dark-theme .livelora .advice { color: #fbbf24; }
+.livelora .error { color: var(--wrong); white-space: pre-wrap; }
+.livelora .advice { color: var(--advice); white-space: pre-wrap; }
 .livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
