@@ -20,7 +20,7 @@ from ..trainer.data.captions import files as captions
 from .choices import checked
 from .dataset import check_own_files
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraDataset, refusal
+from .types import CATEGORY, LoraDataset, refusal, told
 
 SHOWN = 20
 TEMPLATE, TEXT_MODEL, FOLDER, TAGGER = "template", "ComfyUI text model", "vision-language folder", "tagger"
@@ -84,8 +84,9 @@ class Captioner(io.ComfyNode):
             check_own_files(dataset)
         with textgen.room_for(made.path) if isinstance(made, VisionFolder) else contextlib.nullcontext():
             done = caption(dataset, plan, made, EVERYBODY.scratch(), show_progress)
-        report = _report(done, write_files)
-        return io.NodeOutput(done.dataset, report, ui={"text": (report,)})
+        warnings = _warnings(done)
+        report = "\n".join([_summary(done, write_files), *warnings, *_changes(done)])
+        return io.NodeOutput(done.dataset, report, ui=told(report, warnings))
 
 
 def _engines() -> list[io.DynamicCombo.Option]:
@@ -147,12 +148,18 @@ def _engine(chosen: dict[str, Any]) -> Engine | None:
                         device=textgen.device(), own_prompt=bool(prompt), **asking)
 
 
-def _report(done: Captioned, write_files: bool) -> str:
+def _summary(done: Captioned, write_files: bool) -> str:
     how = "written to disk" if write_files else "changed in memory only (dry run)"
     unique = len({item.path for item in done.dataset.items})
-    lines = [f"{len(done.changes)} of {unique} captions {how}"]
-    if done.problems:
-        lines += [f"{len(done.problems)} images have no new caption; queue again with another seed to try them once "
-                  "more:",
-                  *done.problems[:SHOWN]]
-    return "\n".join(lines + [f"{name}: “{before}” → “{after}”" for name, before, after in done.changes[:SHOWN]])
+    return f"{len(done.changes)} of {unique} captions {how}"
+
+
+def _warnings(done: Captioned) -> list[str]:
+    if not done.problems:
+        return []
+    return [f"{len(done.problems)} images have no new caption; queue again with another seed to try them once more:",
+            *done.problems[:SHOWN]]
+
+
+def _changes(done: Captioned) -> list[str]:
+    return [f"{name}: “{before}” → “{after}”" for name, before, after in done.changes[:SHOWN]]

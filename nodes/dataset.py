@@ -23,7 +23,7 @@ from ..trainer.data.scan import Cut, OnBadImage, OnMissingCaption, scan
 from ..trainer.data.sources.choose import check
 from .choices import checked
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraDataset, refusal
+from .types import CATEGORY, LoraDataset, refusal, told
 
 SMALLEST, LARGEST = 64, 2048
 """The smallest and the largest resolution."""
@@ -179,7 +179,7 @@ def shown(node: type[io.ComfyNode], dataset: Dataset, clip) -> io.NodeOutput:
     sheet = ui.PreviewImage(contact_sheet(dataset.items)[None], cls=node)
     return io.NodeOutput(dataset, report.text, json.dumps(report.as_dict(), indent=1, ensure_ascii=False),
                          report_picture(report)[None], contact_sheet(dataset.items, captions=True)[None],
-                         ui={**sheet.as_dict(), "text": (report.text,)})
+                         ui={**sheet.as_dict(), **told(report.text, report.warnings)})
 
 
 def check_own_files(dataset: Dataset) -> None:

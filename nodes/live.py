@@ -16,7 +16,7 @@ from .choices import check_left_out, checked
 from .job_input import check_job, chosen, job_input, version
 from .jobs import EVERYBODY
 from .recipe import most
-from .types import CATEGORY, refusal
+from .types import CATEGORY, refusal, told
 
 
 class Live(io.ComfyNode):
@@ -81,7 +81,7 @@ class Live(io.ComfyNode):
             check_fits(lora, model.model.diffusion_model)
         if lora is not None and strength:
             model = with_lora(model, lora, strength)
-        return io.NodeOutput(model, info, ui={"text": (info,)})
+        return io.NodeOutput(model, info, ui=told(info))
 
 
 def _wanted(which: dict[str, Any]) -> Which | int:

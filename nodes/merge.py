@@ -11,7 +11,7 @@ from ..trainer.lora import merge
 from ..trainer.lora.file import Lora
 from .choices import check, checked
 from .recipe import most
-from .types import CATEGORY, LoraModel, refusal
+from .types import CATEGORY, LoraModel, refusal, told
 
 
 class MergeLoras(io.ComfyNode):
@@ -64,7 +64,7 @@ class MergeLoras(io.ComfyNode):
         parts = [merge.read(lora_path(name), strength, name, FAMILIES) for name, strength in files]
         lora, changes = merge.merge(parts, rank, show_progress)
         report = merge.report(changes)
-        return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes, FAMILIES)), report, ui={"text": (report,)})
+        return io.NodeOutput(Lora(lora, merge.metadata(parts, rank, changes, FAMILIES)), report, ui=told(report))
 
 
 def _check_mergeable(lora_b: str) -> None:

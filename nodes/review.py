@@ -11,7 +11,7 @@ from ..trainer.comfy.paths import table_path
 from ..trainer.data import review
 from .choices import checked
 from .dataset import check_own_files
-from .types import CATEGORY, LoraDataset, refusal
+from .types import CATEGORY, LoraDataset, refusal, told
 
 SHOWN = 20
 
@@ -86,17 +86,17 @@ class CaptionReview(io.ComfyNode):
             taken = review.read_table(table_path(table), dataset)
         edited = review.search_and_replace(taken.dataset, find, replace, regular_expression)
         changes = review.changes(dataset, edited)
-        lines = [f"{len(changes)} captions changed", *taken.notes]
+        lines, warnings = [f"{len(changes)} captions changed"], [*taken.notes]
         result = edited
         if use == "accepted only" and taken.accepted is not None:
             result = review.only_accepted(edited, taken.accepted, table_path(table).name)
-            lines += result.skipped[len(dataset.skipped):]
+            warnings += result.skipped[len(dataset.skipped):]
         if action == "write table":
             review.write_table(table_path(table), edited)
             lines.append(f"The table is in {table_path(table)}")
         if write_files:
             lines.append(f"{review.write_captions(result)} captions written beside their images")
         more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
-        report = "\n".join([*lines, *changes[:SHOWN], *more])
+        report = "\n".join([*lines, *warnings, *changes[:SHOWN], *more])
         text = review.as_text(review.rows(edited, taken.accepted))
-        return io.NodeOutput(result, text, report, ui={"text": (report,)})
+        return io.NodeOutput(result, text, report, ui=told(report, warnings))

@@ -12,7 +12,7 @@ from ..trainer.lora.file import FILE_DTYPES
 from ..trainer.lora.formats import FORMATS, Format
 from .choices import checked
 from .jobs import EVERYBODY
-from .types import CATEGORY, LoraModel, refusal
+from .types import CATEGORY, LoraModel, refusal, told
 
 
 class SaveLora(io.ComfyNode):
@@ -63,4 +63,4 @@ class SaveLora(io.ComfyNode):
         graph = Graph(cls.hidden.prompt or {}, "", (cls.hidden.extra_pnginfo or {}).get("workflow"))
         job = EVERYBODY.book_of_prompt().get(lora.job) if getattr(lora, "job", "") else None
         file = job.saving.save(lora, how, graph) if job else loras.Loras().write(lora, how, graph)
-        return io.NodeOutput(file, str(loras_folder() / file), ui={"text": (f"Saved {file}",)})
+        return io.NodeOutput(file, str(loras_folder() / file), ui=told(f"Saved {file}"))

@@ -94,10 +94,10 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model, *, preset=None) -> bool | str:
+    def validate_inputs(cls, model=None, *, preset=None) -> bool | str:
         """Refuses, before anything runs, a preset that is no option, a training of nobody, and one whose jobs another
         ComfyUI has. ComfyUI reports an error at a parameter that is not keyword-only, so there is one: `model`, because
-        ComfyUI no longer checks the values of those."""
+        ComfyUI no longer checks the values of those. Where it is not connected, ComfyUI says so."""
         def check() -> None:
             check_left_out(cls, "preset", preset)
             EVERYBODY.book_of_prompt()

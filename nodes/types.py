@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from comfy_api.latest import io
 
@@ -25,3 +25,8 @@ def refusal(check: Callable[..., object], *values: object) -> bool | str:
     except (ValueError, OSError, Refused) as err:
         return str(err)
     return True
+
+
+def told(report: str, warnings: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Returns what a node tells in its box. `warnings` are the lines of the report that a person should see first."""
+    return {"text": (report,), "warnings": tuple(warnings)}

@@ -43,7 +43,7 @@ function hide(widget, hidden) {
 }
 
 /** Makes a node taller by what a change shows, and gives by how much; what a person added to its height stays. */
-function resize(node, change) {
+export function resize(node, change) {
   const before = node.computeSize()[1];
   change();
   const grown = node.computeSize()[1] - before;

@@ -2,12 +2,14 @@
 // @ts-check
 import { app } from "../../scripts/app.js";
 import { addFold } from "./advanced.mjs?v=1";
+import { findNode, nodesOf } from "./canvas.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
 import { notice, noticeBegin, settings } from "./notices.mjs?v=1";
 import { offerJobs } from "./picker.mjs?v=1";
 import { addReport } from "./report.mjs?v=1";
+import { restoreRuns, watchRuns } from "./runs.mjs?v=1";
 
 const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";
@@ -23,24 +25,6 @@ const WIDGETS = {
   LiveLoraMerge: addReport,
 };
 const PICKERS = ["LiveLoraLive", "LiveLoraGrid"];
-
-/** The node of a prompt's node id; inside subgraphs ids read like "12:5". */
-function findNode(id) {
-  let graph = app.rootGraph ?? app.graph;
-  let node = null;
-  for (const part of String(id ?? "").split(":")) {
-    node = graph?.getNodeById(Number(part)) ?? null;
-    graph = node?.subgraph;
-  }
-  return node;
-}
-
-/** All nodes of these types that are open, also inside subgraphs. */
-function nodesOf(...types) {
-  const nodes = [...((app.rootGraph ?? app.graph)?.nodes ?? [])];
-  for (const node of nodes) nodes.push(...(node.subgraph?.nodes ?? [])); // goes on through what it adds
-  return nodes.filter((node) => types.includes(node.comfyClass));
-}
 
 /** Our nodes that show a job: those of the queued workflow, wherever it is open. */
 function showing(job, ...types) {
@@ -87,6 +71,7 @@ function onDeleted({ job }) {
 }
 
 function onReturn() {
+  restoreRuns();
   nodesOf(TRAIN, PREVIEW).forEach(restore);
   offerJobs(nodesOf(...PICKERS));
 }
@@ -100,6 +85,7 @@ app.registerExtension({
     onEvent("sample", (facts) => showing(facts.job, PREVIEW).forEach((node) => node.livelora.add(facts)));
     onEvent("deleted", onDeleted);
     onReconnected(onReturn);
+    watchRuns();
   },
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("LiveLora")) addFold(node);
@@ -109,5 +95,8 @@ app.registerExtension({
   },
   loadedGraphNode(node) {
     if (node.comfyClass in WIDGETS) restore(node);
+  },
+  afterConfigureGraph() {
+    restoreRuns(); // nobody waits for it
   },
 });

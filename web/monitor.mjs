@@ -28,7 +28,7 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="muted files"></div><div class="error"></div>`;
+  <div class="muted losses"></div><div class="muted files"></div><div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
   const element = addElement(node, "monitor", 74);
@@ -112,7 +112,8 @@ function showLines(element, facts) {
   element.querySelector(".state").textContent = stateLine(facts);
   element.querySelector(".losses").textContent = lossLine(facts);
   element.querySelector(".files").textContent = fileLine(facts);
-  element.querySelector(".error").textContent = [failure, ...facts.warnings].filter(Boolean).join("\n");
+  element.querySelector(".error").textContent = failure;
+  element.querySelector(".advice").textContent = facts.warnings.join("\n");
 }
 
 function stateLine(facts) {

@@ -1,13 +1,53 @@
-// Nodes that tell what they found or did, as text.
+// Nodes that tell what they found or did, as text: warnings first, and of the rest two lines until more is asked for.
 // @ts-check
+import { resize } from "./advanced.mjs?v=1";
 import { addElement } from "./widget.mjs?v=1";
 
+const HEIGHT = 60;
+const TALLEST = 320;
+const LINES = 2;
+const PARTS = `<div class="advice"></div><div class="start"></div><div class="rest" hidden></div>
+  <button type="button" class="unfold" aria-expanded="false" hidden></button>`;
+
 export function addReport(node) {
-  const element = addElement(node, "report", 60);
+  const element = addElement(node, "report", HEIGHT);
   element.classList.add("text");
-  const onExecuted = node.onExecuted;
-  node.onExecuted = function (output) {
-    onExecuted?.apply(this, arguments);
-    element.textContent = output?.text?.join("\n") ?? "";
+  element.innerHTML = PARTS;
+  const [advice, start, rest, button] = element.children;
+  const label = () => {
+    const count = rest.childElementCount;
+    button.textContent = rest.hidden ? `${count} more ${count === 1 ? "line" : "lines"}` : "less";
+    button.ariaExpanded = String(!rest.hidden);
   };
+  button.addEventListener("click", () => {
+    rest.hidden = !rest.hidden;
+    label();
+    const height = rest.hidden ? HEIGHT : Math.min(element.scrollHeight, TALLEST);
+    resize(node, () => { element.parentElement.style.minHeight = `${height}px`; });
+  });
+  node.livelora = {
+    /** Shows what a run puts out: `text`, and which of its lines are `warnings`. */
+    report({ text = [], warnings = [] }) {
+      const first = linesOf(warnings);
+      const lines = linesOf(text).filter((line) => !first.includes(line));
+      fill(advice, first);
+      fill(start, lines.slice(0, LINES));
+      fill(rest, lines.slice(LINES));
+      button.hidden = !rest.childElementCount;
+      label();
+    },
+  };
+}
+
+function linesOf(texts) {
+  return texts.join("\n").split("\n").filter(Boolean);
+}
+
+/** A line each is an element of its own: they never run together. */
+function fill(parent, lines) {
+  parent.replaceChildren(...lines.map((line) => {
+    const element = document.createElement("div");
+    element.textContent = line;
+    return element;
+  }));
 }

@@ -2,6 +2,13 @@
 // @ts-check
 
 const STYLE = `
+.livelora-box { display: flex; flex-direction: column; height: 100%; contain: size; overflow: hidden; border-radius: 6px;
+  background: var(--comfy-input-bg); --wrong: #b91c1c; --advice: #b45309; }
+.dark-theme .livelora-box { --wrong: #f87171; --advice: #fbbf24; }
+.livelora-box > .problem { font: 12px sans-serif; color: var(--wrong); white-space: pre-wrap; overflow-wrap: anywhere;
+  flex: 0 1 auto; overflow: auto; padding: 6px 8px; user-select: text; }
+.livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
+.livelora-box > .livelora { flex: 1 1000 0; min-height: 26px; }
 .livelora { font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border-radius: 6px;
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
@@ -13,20 +20,26 @@ const STYLE = `
   border-radius: 4px; cursor: pointer; }
 .livelora .head > button { width: 24px; height: 20px; padding: 0; display: grid; place-items: center; }
 .livelora .head > button i { font-size: 10px; }
-.livelora [hidden] { display: none !important; }
+.livelora-box [hidden] { display: none !important; }
 .livelora button:hover, .livelora button:focus-visible { border-color: var(--p-primary-color, #4a9); }
 .livelora [role=menu] { margin: 0; padding: 4px; min-width: 150px; border: 1px solid var(--border-color); border-radius: 6px;
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
-.livelora .error { color: var(--error-text); white-space: pre-wrap; }
-.livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.livelora .error { color: var(--wrong); white-space: pre-wrap; }
+.livelora .advice { color: var(--advice); white-space: pre-wrap; }
+.livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
+.livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
-/** Adds an element under a node's inputs and gives it. */
+/** Node → the element in its box that says what is wrong with the node. */
+export const problemOf = new WeakMap();
+
+/** Adds a box under a node's inputs and gives the element in it. The box is as tall as it is told, whatever is in it: a
+ * run makes no node taller. */
 export function addElement(node, name, height) {
   if (!document.getElementById("livelora-style")) {
     const style = document.createElement("style");
@@ -34,15 +47,18 @@ export function addElement(node, name, height) {
     style.textContent = STYLE;
     document.head.append(style);
   }
-  const element = document.createElement("div");
-  element.className = "livelora";
-  element.style.minHeight = `${height}px`;
-  element.tabIndex = 0;
-  element.dataset.captureWheel = "true";
-  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, element, {
+  const box = document.createElement("div");
+  box.className = "livelora-box";
+  box.innerHTML = `<div class="problem" role="alert" hidden></div><div class="livelora"></div>`;
+  box.style.minHeight = `${height}px`;
+  box.tabIndex = 0;
+  box.dataset.captureWheel = "true";
+  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, box, {
     serialize: false,
-    getMinHeight: () => height,
+    getMinHeight: () => parseFloat(box.style.minHeight),
   });
   widget.serialize = false;
+  const [problem, element] = box.children;
+  problemOf.set(node, problem);
   return element;
 }

@@ -16,6 +16,18 @@ MINUTE = 60_000
 TOAST = ".p-toast-detail, [data-testid=toast]"
 """A message in the corner, before frontend 1.58 and since."""
 TRAIN = "const node = app.graph.nodes.find((n) => n.comfyClass === 'LiveLoraTrain');"
+SIZES_STAND = """() => new Promise((done) => {
+  let last = "", frames = 0;
+  const look = () => {
+    const sizes = JSON.stringify(app.graph.nodes.map((n) => [...n.size]));
+    frames = sizes === last ? frames + 1 : 0;
+    last = sizes;
+    if (frames === 20) done();
+    else requestAnimationFrame(look);
+  };
+  look();
+})"""
+"""Ends once no node has grown for a while."""
 _SEEDS = count(100)
 _SET = """([type, values]) => {
   const node = app.graph.nodes.find((n) => n.comfyClass === type);

@@ -55,8 +55,14 @@ class Report:
     @property
     def text(self) -> str:
         """Returns the report for a person: what there is, what to look at, what is left out, and the first captions."""
-        found = [in_words(finding, self.images) for finding in self.findings]
-        return "\n".join([*self.summary, *found, *self._left_out(), *self._rest()])
+        return "\n".join([*self.summary, *self.warnings, *self._rest()])
+
+    @property
+    def warnings(self) -> list[str]:
+        """Returns the lines of the text that say what to look at and what is left out."""
+        more = [f"Skipped: {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
+        return [*(in_words(finding, self.images) for finding in self.findings),
+                *(f"Skipped: {reason}" for reason in self.skipped[:NAMED]), *more]
 
     @property
     def summary(self) -> list[str]:
@@ -82,10 +88,6 @@ class Report:
                 "buckets": [{"width": w, "height": h, "pictures": count} for (w, h), count in self.buckets],
                 "captions": [{"file": name, "caption": caption} for caption, name in self.captions],
                 "findings": [asdict(finding) for finding in self.findings]}
-
-    def _left_out(self) -> list[str]:
-        more = [f"Skipped: {len(self.skipped) - NAMED} more"] if len(self.skipped) > NAMED else []
-        return [f"Skipped: {reason}" for reason in self.skipped[:NAMED]] + more
 
     def _rest(self) -> list[str]:
         lines = [f"“{shortened(caption, 200)}” ({name})" for caption, name in self.captions]

@@ -1,0 +1,27 @@
+// Finds our nodes in the workflow that is open.
+// @ts-check
+import { app } from "../../scripts/app.js";
+
+/** The workflow that is open, whole. */
+export function openGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
+/** The node of a prompt's node id; inside subgraphs ids read like "12:5". */
+export function findNode(id) {
+  let graph = openGraph();
+  let node = null;
+  for (const part of String(id ?? "").split(":")) {
+    node = graph?.getNodeById(Number(part)) ?? null;
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/** All our nodes that are open, also inside subgraphs; with `types`, those alone. */
+export function nodesOf(...types) {
+  const nodes = [...(openGraph()?.nodes ?? [])];
+  for (const node of nodes) nodes.push(...(node.subgraph?.nodes ?? [])); // goes on through what it adds
+  const wanted = ({ comfyClass }) => (types.length ? types.includes(comfyClass) : comfyClass?.startsWith("LiveLora"));
+  return nodes.filter(wanted);
+}
