@@ -20,20 +20,28 @@ const STYLE = `
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--error-text); white-space: pre-wrap; }
+.livelora.monitor { display: flex; flex-direction: column; }
 .livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
+.livelora.gallery { position: relative; }
+.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
+.livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
+/** Adds rules to the page, once for each name. */
+export function addStyle(name, rules) {
+  if (document.getElementById(`livelora-${name}`)) return;
+  const style = document.createElement("style");
+  style.id = `livelora-${name}`;
+  style.textContent = rules;
+  document.head.append(style);
+}
+
 /** Adds an element under a node's inputs and gives it. */
 export function addElement(node, name, height) {
-  if (!document.getElementById("livelora-style")) {
-    const style = document.createElement("style");
-    style.id = "livelora-style";
-    style.textContent = STYLE;
-    document.head.append(style);
-  }
+  addStyle("style", STYLE);
   const element = document.createElement("div");
   element.className = "livelora";
   element.style.minHeight = `${height}px`;
