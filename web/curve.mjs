@@ -42,10 +42,13 @@ const drawings = new WeakMap();
 new MutationObserver(() => document.querySelectorAll(".livelora .curve").forEach((curve) => drawings.get(curve)?.()))
   .observe(document.documentElement, { attributes: true, attributeFilter: ["class", "style"] });
 
-/** Makes an element show a job's losses. Two points make a curve; until then it keeps the room free. */
-export function addCurve(element) {
-  addStyle("curve", STYLE);
+/** Adds a curve of a job's losses to an element. Two points make one; until then it keeps the room free. */
+export function addCurve(parent) {
+  addStyle("livelora-curve", STYLE);
+  const element = document.createElement("div");
+  element.className = "curve";
   element.innerHTML = PARTS;
+  parent.append(element);
   const plot = element.querySelector(".plot");
   const known = { job: undefined, steps: [], losses: [], facts: {} };
   let timer = null;

@@ -29,14 +29,14 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="error"></div><div class="curve"></div>`;
+  <div class="muted losses"></div><div class="error"></div>`;
 
 export function addMonitor(node) {
-  const element = addElement(node, "monitor", 204);
+  const element = addElement(node, "monitor", 220);
   element.classList.add("monitor");
   element.innerHTML = PARTS;
   tieMenu(element.querySelector(".more"), element.querySelector("[role=menu]"));
-  const curve = addCurve(element.querySelector(".curve"));
+  const curve = addCurve(element);
   let told = 0, asked = 0, answered = 0;
   const draw = (facts) => {
     live.shown = facts;

@@ -69,7 +69,7 @@ const STYLE = `
 /** Opens one of the pictures, each with its `job`, `step`, `file`, `index` of the prompt and, where it is known, `prompt`.
  * Gives what to call when there are more of them. `onClose` is called when it is closed. */
 export function openViewer(pictures, picture, onClose) {
-  addStyle("viewer", STYLE);
+  addStyle("livelora-viewer", STYLE);
   const dialog = document.createElement("dialog");
   dialog.className = "livelora-viewer";
   dialog.setAttribute("aria-label", "Sample picture");

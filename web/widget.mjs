@@ -30,18 +30,18 @@ const STYLE = `
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
-/** Adds rules to the page, once for each name. */
-export function addStyle(name, rules) {
-  if (document.getElementById(`livelora-${name}`)) return;
+/** Adds a style sheet to the page, once. */
+export function addStyle(id, text) {
+  if (document.getElementById(id)) return;
   const style = document.createElement("style");
-  style.id = `livelora-${name}`;
-  style.textContent = rules;
+  style.id = id;
+  style.textContent = text;
   document.head.append(style);
 }
 
 /** Adds an element under a node's inputs and gives it. */
 export function addElement(node, name, height) {
-  addStyle("style", STYLE);
+  addStyle("livelora-style", STYLE);
   const element = document.createElement("div");
   element.className = "livelora";
   element.style.minHeight = `${height}px`;
