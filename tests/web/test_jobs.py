@@ -106,14 +106,17 @@ def test_a_picture_that_is_drawn_while_the_server_answers_is_not_lost(page, serv
     assert page.problems == []
 
 
-CHART = f"(() => {{ {TRAIN} return node.livelora.curve.chart; }})()"
-COLUMNS = f"""() => {CHART}.data.slice(1).map((column) => column.flatMap((loss, i) => loss == null ? []
-  : [[{CHART}.data[0][i], loss]]))"""
-"""The chart's lines as points (step, loss): each step's, their mean, held out, the best, the base model's."""
+COLUMNS = f"""() => {{
+  {TRAIN}
+  const [steps, ...lines] = node.livelora.curve.chart?.data ?? [[]];
+  return lines.map((line) => line.flatMap((loss, i) => loss == null ? [] : [[steps[i], loss]]));
+}}"""
+"""The curve's lines as points (step, loss): each step's, their mean, held out, the best, the base model's."""
 
 
 def wait_for_curve(page, points: int) -> list[list]:
-    page.wait_for_function(f"(points) => ({COLUMNS})()[0].length === points && document.querySelector('.plot canvas')",
+    """Its lines, once the first one has that many points or more."""
+    page.wait_for_function(f"(points) => ({COLUMNS})()[0]?.length >= points && document.querySelector('.plot canvas')",
                            arg=points, timeout=MINUTE)
     return page.evaluate(COLUMNS)
 
@@ -143,26 +146,26 @@ def colour_in_legend(page, name: str) -> list[int]:
 
 
 def test_the_losses_are_a_curve_also_after_a_reload(page, server):
-    queue_demo(page, steps=6, held_out=2, validate_every=2)
-    wait_for_line(page, r"^Trained 6 steps\.$")
+    queue_demo(page, steps=4, held_out=2, validate_every=2)
+    wait_for_line(page, r"^Trained 4 steps\.$")
     facts = server.get(f"/livelora/jobs/{job_of(page)}")
-    assert len(facts["losses"]) == 6 and len(facts["validation"]) == 4
-    steps, base = list(range(1, 7)), facts["validation_base"]
+    assert len(facts["losses"]) == 4 and len(facts["validation"]) == 3
+    steps, base = [1, 2, 3, 4], facts["validation_base"]
     means = [total / step for step, total in zip(steps, accumulate(facts["losses"]), strict=True)]
-    live = wait_for_curve(page, 6)
+    live = wait_for_curve(page, 4)
     assert live[0] == [list(point) for point in zip(steps, facts["losses"], strict=True)]
     assert [step for step, _ in live[1]] == steps
     assert [loss for _, loss in live[1]] == pytest.approx(means)
-    assert live[2:] == [facts["validation"], [facts["best"]], [[0, base], [6, base]]]
+    assert live[2:] == [facts["validation"], [facts["best"]], [[0, base], [4, base]]]
     assert page.inner_text(".livelora .legend").split("\n") == [
         "loss", "mean of 20 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
     workflow = page.evaluate("app.graph.serialize()")
     load(page, workflow)
-    assert wait_for_curve(page, 6) == live
+    assert wait_for_curve(page, 4) == live
     # As of a training of more steps than the server tells of.
     page.route(DETAILS, lambda route: route.fulfill(json={**facts, "losses": facts["losses"][-2:]}))
     load(page, workflow)
-    assert wait_for_curve(page, 6) == live
+    assert wait_for_curve(page, 4) == live
     page.unroute(DETAILS)
     assert page.problems == []
 
@@ -176,8 +179,7 @@ def test_a_long_curve_is_thinned_out_and_has_the_themes_colours(page):
              "eta": 30, "loss": 0.35, "step_loss": losses[-1], "skipped": 0, "learning_rate": 1e-4, "losses": losses,
              "validation": [[0, 0.5], [2500, 0.3], [5000, 0.4]], "validation_base": 0.5, "best": [2500, 0.3]}
     page.evaluate(f"(facts) => {{ {TRAIN} node.livelora.showAnswer(Promise.resolve(facts)); }}", facts)
-    page.wait_for_function(f"{CHART}?.data[0].length > 100", timeout=MINUTE)
-    raw, mean, *_ = page.evaluate(COLUMNS)
+    raw, mean, *_ = wait_for_curve(page, 100)
     assert 300 < len(raw) <= 602 and {tuple(point) for point in raw} <= set(enumerate(losses, 1))
     assert [2346, 0.9] in raw and [4322, 0.01] in raw and raw[-1] == [5000, losses[-1]]
     assert mean[-1] == [5000, pytest.approx(sum(losses[-250:]) / 250)]
@@ -204,7 +206,12 @@ def test_what_is_discarded_leaves_no_pictures(page, server, wait_for):
 
 def test_pictures_and_states_can_be_had_at_once(page, server, wait_for):
     job = start_demo(page)
+    page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
     press(page, "sample")
+    page.evaluate("document.querySelector('.livelora .round button').click()")
+    page.wait_for_function("document.querySelector('.livelora-viewer output').textContent === "
+                           "'Before training (1 of 2)'", timeout=MINUTE)
+    page.keyboard.press("Escape")
     page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     press(page, "save")
     assert len(wait_for(server, job, lambda facts: facts["snapshots"])["snapshots"]) == 1

@@ -1,4 +1,4 @@
-"""Samples: they are looked at on LoRA Sample Preview, and carry the graph that they came from, as core's pictures do."""
+"""Samples are looked at on LoRA Sample Preview, and carry the graph that they came from, as core's pictures do."""
 
 from __future__ import annotations
 
