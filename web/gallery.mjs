@@ -1,49 +1,84 @@
-// LoRA Sample Preview: the pictures of each round, newest on top.
+// LoRA Sample Preview: the pictures from before training, and below them those of each round, newest first.
 // @ts-check
 import { getJob, showSample } from "./jobs.mjs?v=1";
+import { openViewer } from "./viewer.mjs?v=1";
 import { addElement } from "./widget.mjs?v=1";
 
 export function addGallery(node) {
   const element = addElement(node, "gallery", 160);
+  element.classList.add("gallery");
+  const list = document.createElement("div");
+  list.className = "rounds"; // scrolls in the room that the node gives it, and asks for none
+  element.append(list);
   const rounds = new Map();
+  /** Every picture, for the viewer: it looks at what comes while it is open. */
+  const pictures = [];
+  let tellViewer = () => {};
   const live = {
     /** How many pictures were told of so far. */
     told: 0,
     clear() {
       rounds.clear();
-      for (const image of element.querySelectorAll("img")) URL.revokeObjectURL(image.src);
-      element.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains.</span>`;
+      pictures.length = 0;
+      for (const image of list.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+      list.innerHTML = `<span class="muted">Pictures appear here while the LoRA trains. Press one to see it large.</span>`;
     },
     add({ job, step, file, prompt }) {
       live.told += 1;
-      if (!rounds.size) element.replaceChildren();
-      if (!rounds.has(step)) rounds.set(step, addRound(element, step));
+      if (pictures.some((picture) => picture.file === file)) return;
+      if (!rounds.size) list.replaceChildren();
+      if (!rounds.has(step)) rounds.set(step, addRound(list, step, rounds.get(0)));
+      const picture = { job, step, file, prompt, index: readName(file).index };
+      pictures.push(picture);
       const round = rounds.get(step);
-      if ([...round.children].some((image) => image.dataset.file === file)) return;
-      const image = document.createElement("img");
-      showSample(image, job, file);
-      image.dataset.file = file;
-      image.alt = prompt ? `Step ${step}: ${prompt}` : `Step ${step}`;
-      image.title = image.alt;
-      round.append(image);
+      round.append(makeButton(picture, () => {
+        tellViewer = openViewer(pictures, picture, () => focusOn(list, file));
+      }));
       round.style.gridTemplateColumns = `repeat(${Math.min(4, round.childElementCount)}, 1fr)`;
+      tellViewer();
     },
   };
   node.livelora = live;
   live.clear();
 }
 
-function addRound(element, step) {
+/** A round goes on top, but below the one from before training. */
+function addRound(list, step, before) {
   const title = document.createElement("div");
   title.className = "muted";
   title.textContent = step ? `Step ${step}` : "Before training";
   const round = document.createElement("div");
   round.className = "round";
-  element.prepend(title, round);
+  if (before) before.after(title, round);
+  else list.prepend(title, round);
   return round;
 }
 
-/** Shows all pictures of a job anew, none if there is no such job: file names read step_000100_00.png. */
+/** A picture that opens large when it is pressed. */
+function makeButton({ job, step, file, prompt }, onPress) {
+  const button = document.createElement("button");
+  button.type = "button";
+  const image = document.createElement("img");
+  showSample(image, job, file);
+  image.alt = prompt ? `Step ${step}: ${prompt}` : `Step ${step}`;
+  image.title = image.alt;
+  button.append(image);
+  button.addEventListener("click", onPress);
+  return button;
+}
+
+/** The focus goes back to the picture that was pressed, or the one that has come in its place. */
+function focusOn(list, file) {
+  list.querySelector(`[data-file="${file}"]`)?.parentElement.focus({ preventScroll: true });
+}
+
+/** File names read step_000100_00.png: the step, and which prompt. */
+function readName(file) {
+  const [, step, index] = file.split("_").map((part) => parseInt(part));
+  return { step, index };
+}
+
+/** Shows all pictures of a job anew, none if there is no such job. */
 export async function showSamples(node, job) {
   const live = node.livelora;
   let facts, told;
@@ -53,5 +88,5 @@ export async function showSamples(node, job) {
   } while (live.told !== told);
   if (node.properties.livelora_job !== job) return; // tied to another one meanwhile, which is asked for too
   live.clear();
-  for (const file of facts?.samples ?? []) live.add({ job, step: Number(file.split("_")[1]), file });
+  for (const file of facts?.samples ?? []) live.add({ job, step: readName(file).step, file });
 }

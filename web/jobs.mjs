@@ -20,6 +20,19 @@ export async function getJob(job) {
   return answer.ok ? answer.json() : null;
 }
 
+/** Every step of a job that was not skipped, and its loss: from the job's facts if all are there, else from its record. */
+export async function getLosses({ job, step, losses }) {
+  if (losses.length === step) return { steps: losses.map((_, i) => i + 1), losses };
+  const lines = [];
+  let page = { last: 0, lines: [] };
+  do {
+    const answer = await api.fetchApi(`${address(job)}/metrics?since=${page.last}`);
+    page = answer.ok ? await answer.json() : { lines: [] };
+    lines.push(...page.lines.filter((line) => line.loss != null));
+  } while (page.lines.length);
+  return { steps: lines.map((line) => line.step), losses: lines.map((line) => line.loss) };
+}
+
 /** Does something with a job and gives the server's answer. If it is refused, tells the person why and gives null. */
 export async function act(job, action, body = {}) {
   const client = QUEUING.includes(action) && api.clientId ? { client_id: api.clientId } : {};
@@ -33,12 +46,16 @@ export async function act(job, action, body = {}) {
 /** Puts a preview picture into an <img>. That asks in nobody's name; where ComfyUI has several users, we ask for it. */
 export async function showSample(image, job, file) {
   const path = `${address(job)}/samples/${encodeURIComponent(file)}`;
+  image.dataset.file = file;
   if (!api.user) {
     image.src = api.apiURL(path);
     return;
   }
   const answer = await api.fetchApi(path);
-  if (answer.ok) image.src = URL.createObjectURL(await answer.blob());
+  const picture = answer.ok && (await answer.blob());
+  if (!picture || image.dataset.file !== file) return; // another one is to be shown by now
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(picture);
 }
 
 /** Calls back with the facts of every `livelora.<name>` event. */

@@ -1,6 +1,7 @@
 // LoRA Train: how far the job is, how it goes, and the buttons for what can be done with it now.
 // @ts-check
 import { ask } from "./actions.mjs?v=1";
+import { addCurve } from "./curve.mjs?v=1";
 import { act, getJob } from "./jobs.mjs?v=1";
 import { tieMenu } from "./menu.mjs?v=1";
 import { addElement } from "./widget.mjs?v=1";
@@ -31,17 +32,21 @@ const PARTS = `
   <div class="muted losses"></div><div class="muted files"></div><div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
-  const element = addElement(node, "monitor", 74);
+  const element = addElement(node, "monitor", 220);
+  element.classList.add("monitor");
   element.innerHTML = PARTS;
   tieMenu(element.querySelector(".more"), element.querySelector("[role=menu]"));
+  const curve = addCurve(element);
   let told = 0, asked = 0, answered = 0;
   const draw = (facts) => {
     live.shown = facts;
     showButtons(element, facts);
     showBar(element, facts);
     showLines(element, facts);
+    curve.tell(facts);
   };
   const live = {
+    curve,
     /** The facts on show. */
     shown: NOTHING,
     /** Shows what was just told. */
@@ -55,9 +60,12 @@ export function addMonitor(node) {
       const before = told;
       const mine = ++asked;
       const facts = await request;
-      if (!facts?.state || told !== before || mine < answered) return;
-      answered = mine;
-      draw(facts);
+      if (!facts?.state) return;
+      if (told === before && mine >= answered) {
+        answered = mine;
+        draw(facts);
+      }
+      if (facts.losses && facts.job === live.shown.job) await curve.fill(facts);
     },
   };
   node.livelora = live;

@@ -26,15 +26,25 @@ const STYLE = `
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
+<<<<<<< HEAD
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
 .livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
+=======
+.livelora .error { color: var(--error-text); white-space: pre-wrap; }
+.livelora.monitor { display: flex; flex-direction: column; }
+.livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+>>>>>>> curve
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
+.livelora.gallery { position: relative; }
+.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
+.livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
+<<<<<<< HEAD
 /** Node → the element in its box that says what is wrong with the node. */
 export const problemOf = new WeakMap();
 
@@ -54,6 +64,26 @@ export function addElement(node, name, height) {
   box.tabIndex = 0;
   box.dataset.captureWheel = "true";
   const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, box, {
+=======
+/** Adds a style sheet to the page, once. */
+export function addStyle(id, text) {
+  if (document.getElementById(id)) return;
+  const style = document.createElement("style");
+  style.id = id;
+  style.textContent = text;
+  document.head.append(style);
+}
+
+/** Adds an element under a node's inputs and gives it. */
+export function addElement(node, name, height) {
+  addStyle("livelora-style", STYLE);
+  const element = document.createElement("div");
+  element.className = "livelora";
+  element.style.minHeight = `${height}px`;
+  element.tabIndex = 0;
+  element.dataset.captureWheel = "true";
+  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, element, {
+>>>>>>> curve
     serialize: false,
     getMinHeight: () => parseFloat(box.style.minHeight),
   });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 import pytest
 from demo_page import (
@@ -11,6 +12,7 @@ from demo_page import (
     TOAST,
     TRAIN,
     answer_dialog,
+    job_of,
     load,
     new_seed,
     press,
@@ -105,13 +107,99 @@ def test_a_picture_that_is_drawn_while_the_server_answers_is_not_lost(page, serv
     assert page.problems == []
 
 
+COLUMNS = f"""() => {{
+  {TRAIN}
+  const [steps, ...lines] = node.livelora.curve.chart?.data ?? [[]];
+  return lines.map((line) => line.flatMap((loss, i) => loss == null ? [] : [[steps[i], loss]]));
+}}"""
+"""The curve's lines as points (step, loss): each step's, their mean, held out, the best, the base model's."""
+
+
+def wait_for_curve(page, points: int) -> list[list]:
+    """Its lines, once the first one has that many points or more."""
+    page.wait_for_function(f"(points) => ({COLUMNS})()[0]?.length >= points && document.querySelector('.plot canvas')",
+                           arg=points, timeout=MINUTE)
+    return page.evaluate(COLUMNS)
+
+
+def colours(page) -> list[list[int]]:
+    """Those of the chart's pixels, most frequent first."""
+    return page.evaluate("""() => {
+      const canvas = document.querySelector(".livelora .plot canvas");
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const count = {};
+      for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) {
+        const name = data.slice(i, i + 3).join();
+        count[name] = (count[name] ?? 0) + 1;
+      }
+      return Object.entries(count).sort((a, b) => b[1] - a[1]).map(([name]) => name.split(",").map(Number));
+    }""")
+
+
+def colour_in_legend(page, name: str) -> list[int]:
+    """Of the stroke before that name, as the pixel it makes."""
+    return page.evaluate("""(name) => {
+      const pen = document.createElement("canvas").getContext("2d");
+      pen.fillStyle = getComputedStyle(document.querySelector(`.livelora .legend .${name}`), "::before").borderTopColor;
+      pen.fillRect(0, 0, 1, 1);
+      return [...pen.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+    }""", name)
+
+
+def test_the_losses_are_a_curve_also_after_a_reload(page, server):
+    queue_demo(page, steps=4, held_out=2, validate_every=2)
+    wait_for_line(page, r"^Trained 4 steps\.$")
+    facts = server.get(f"/livelora/jobs/{job_of(page)}")
+    assert len(facts["losses"]) == 4 and len(facts["validation"]) == 3
+    steps, base = [1, 2, 3, 4], facts["validation_base"]
+    means = [total / step for step, total in zip(steps, accumulate(facts["losses"]), strict=True)]
+    live = wait_for_curve(page, 4)
+    assert live[0] == [list(point) for point in zip(steps, facts["losses"], strict=True)]
+    assert [step for step, _ in live[1]] == steps
+    assert [loss for _, loss in live[1]] == pytest.approx(means)
+    assert live[2:] == [facts["validation"], [facts["best"]], [[0, base], [4, base]]]
+    assert page.inner_text(".livelora .legend").split("\n") == [
+        "loss", "mean of 20 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
+    workflow = page.evaluate("app.graph.serialize()")
+    load(page, workflow)
+    assert wait_for_curve(page, 4) == live
+    # As of a training of more steps than the server tells of.
+    page.route(DETAILS, lambda route: route.fulfill(json={**facts, "losses": facts["losses"][-2:]}))
+    load(page, workflow)
+    assert wait_for_curve(page, 4) == live
+    page.unroute(DETAILS)
+    assert page.problems == []
+
+
+def test_a_long_curve_is_thinned_out_and_has_the_themes_colours(page):
+    load(page, DEMO)
+    assert page.is_visible(".livelora .curve >> text=The loss curve appears here while it trains.")
+    losses = [0.3 + 0.1 * ((step * 7919) % 101) / 100 for step in range(1, 5001)]
+    losses[2345], losses[4321] = 0.9, 0.01
+    facts = {"job": "a", "state": "training", "message": "", "actions": [], "warnings": [], "step": 5000, "steps": 6000,
+             "eta": 30, "loss": 0.35, "step_loss": losses[-1], "skipped": 0, "learning_rate": 1e-4, "losses": losses,
+             "validation": [[0, 0.5], [2500, 0.3], [5000, 0.4]], "validation_base": 0.5, "best": [2500, 0.3]}
+    page.evaluate(f"(facts) => {{ {TRAIN} node.livelora.showAnswer(Promise.resolve(facts)); }}", facts)
+    raw, mean, *_ = wait_for_curve(page, 100)
+    assert 300 < len(raw) <= 602 and {tuple(point) for point in raw} <= set(enumerate(losses, 1))
+    assert [2346, 0.9] in raw and [4322, 0.01] in raw and raw[-1] == [5000, losses[-1]]
+    assert mean[-1] == [5000, pytest.approx(sum(losses[-250:]) / 250)]
+    assert page.inner_text(".livelora .legend .mean") == "mean of 250 steps"
+    for theme in ("light", "dark"):
+        before = colour_in_legend(page, "mean")
+        page.evaluate("(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+        page.wait_for_timeout(1500)  # it is drawn 0.4 s after the theme has changed
+        assert before != colour_in_legend(page, "mean") in colours(page)[:4]
+    assert page.problems == []
+
+
 def test_what_is_discarded_leaves_no_pictures(page, server, wait_for):
     job = start_demo(page)
     page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
     press(page, "discard")
     answer_dialog(page, "Confirm")
     wait_for_line(page, "what was learned was discarded")
-    page.wait_for_function("!document.querySelector('.livelora .round img')", timeout=MINUTE)
+    page.wait_for_function("!document.querySelector('.livelora .round img, .livelora .plot canvas')", timeout=MINUTE)
     facts = server.get(f"/livelora/jobs/{job}")
     assert (facts["state"], facts["step"], facts["samples"]) == ("stopped", 0, [])
     assert page.problems == []
@@ -119,7 +207,12 @@ def test_what_is_discarded_leaves_no_pictures(page, server, wait_for):
 
 def test_pictures_and_states_can_be_had_at_once(page, server, wait_for):
     job = start_demo(page)
+    page.wait_for_function(ONE_PICTURE, timeout=MINUTE)
     press(page, "sample")
+    page.evaluate("document.querySelector('.livelora .round button').click()")
+    page.wait_for_function("document.querySelector('.livelora-viewer output').textContent === "
+                           "'Before training (1 of 2)'", timeout=MINUTE)
+    page.keyboard.press("Escape")
     page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     press(page, "export")
     [file] = wait_for(server, job, lambda facts: facts["saved"])["saved"]

@@ -23,7 +23,7 @@ def test_training_is_seen_as_it_goes(page, server):
     page.wait_for_function("[...document.querySelectorAll('.livelora.text')].some((e) => "
                            "e.textContent.includes('Saved flatmoji'))", timeout=60_000)
     titles = page.eval_on_selector_all(".livelora .round", "all => all.map((e) => e.previousSibling.textContent)")
-    assert titles == ["Step 4", "Step 2", "Before training"]
+    assert titles == ["Before training", "Step 4", "Step 2"]
     assert page.get_attribute(".livelora [role=progressbar]", "aria-valuenow") == "4"
     assert page.is_hidden(".livelora .go") and page.is_hidden(".livelora [data-action=stop]")
     losses = page.text_content(".livelora .losses")

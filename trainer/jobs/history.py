@@ -38,6 +38,8 @@ class History:
         self._folder = folder
         self.step, self.skipped = 0, 0
         self.learning_rate: float | None = None
+        self.step_loss: float | None = None
+        """The loss of the last step; None if it was skipped."""
         self.losses: list[float] = []
         """The loss of every step that was not skipped."""
         self.held_out = Curve()
@@ -56,6 +58,7 @@ class History:
         steps = [line for line in lines if "loss" in line]
         self.step = up_to if up_to is not None else max((line["step"] for line in steps), default=0)
         self.losses = [line["loss"] for line in steps if line["loss"] is not None]
+        self.step_loss = steps[-1]["loss"] if steps else None
         self.skipped = len(steps) - len(self.losses)
         bases = [line["validation_base"] for line in lines if "validation_base" in line]
         points = [(line["step"], line["validation"]) for line in lines if "validation" in line]
@@ -66,6 +69,7 @@ class History:
         self.step, self.learning_rate = self.step + 1, result.learning_rate
         self._seconds.append(seconds)
         loss, norm = (None, None) if result.skipped else (result.loss, result.grad_norm)  # JSON has no NaN
+        self.step_loss = loss
         if loss is None:
             self.skipped += 1
             self.warn("Steps were skipped because their loss or gradient was no number. If there are many, lower the "
@@ -117,7 +121,7 @@ class History:
         overfitting = curve.overfitting(self.losses)
         return {
             "step": self.step, "steps": total, "skipped": self.skipped, "learning_rate": self.learning_rate,
-            "loss": statistics.fmean(self.losses[-20:]) if self.losses else None,
+            "loss": statistics.fmean(self.losses[-20:]) if self.losses else None, "step_loss": self.step_loss,
             "validation": curve.points, "validation_base": curve.base, "best": curve.best,
             "seconds_left": round((total - self.step) * self.step_seconds) if self._seconds else None,
             "warnings": [*self.warnings, *([overfitting] if overfitting else [])],
