@@ -26,14 +26,18 @@ const STYLE = `
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
+/** Adds a style sheet to the page, once. */
+export function addStyle(id, text) {
+  if (document.getElementById(id)) return;
+  const style = document.createElement("style");
+  style.id = id;
+  style.textContent = text;
+  document.head.append(style);
+}
+
 /** Adds an element under a node's inputs and gives it. */
 export function addElement(node, name, height) {
-  if (!document.getElementById("livelora-style")) {
-    const style = document.createElement("style");
-    style.id = "livelora-style";
-    style.textContent = STYLE;
-    document.head.append(style);
-  }
+  addStyle("livelora-style", STYLE);
   const element = document.createElement("div");
   element.className = "livelora";
   element.style.minHeight = `${height}px`;
