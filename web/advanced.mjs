@@ -27,7 +27,7 @@ export function addFolds(node) {
   /** Shows what is to be shown. If a person asked for it, the node's height follows. */
   const update = (asked) => {
     const flips = folds.flatMap((fold) => fold.update(inputs, isOpen(fold.title)));
-    const flip = () => flips.forEach((input) => hide(input, !input.hidden));
+    const flip = () => flips.forEach((input) => hide(input, !input.options.hidden));
     return asked && flips.length ? resize(node, flip) : flip();
   };
   const press = async ({ title, first }) => {
@@ -121,15 +121,16 @@ function addFold(node, group, press) {
         element.ariaExpanded = String(open);
         header.label = label; // frontend 1.47 looks anew at what is hidden when a label changes
       }
-      return mine.filter((input) => input.hidden === inputs.shown(input, open));
+      return mine.filter((input) => input.options.hidden === inputs.shown(input, open));
     },
   };
 }
 
-/** The socket of a hidden input still lights up when a link is dragged: out of sight, not under the node. */
+/** On the canvas and, by its options, in Nodes 2.0. Frontend 1.58 calls a linked widget hidden too, but not its options.
+ * The socket of a hidden input still lights up when a link is dragged: out of sight, not under the node. */
 function hide(widget, hidden) {
   widget.hidden = hidden;
-  widget.options.hidden = hidden; // that is what Nodes 2.0 of frontend 1.47 reads
+  widget.options.hidden = hidden;
   if (hidden) widget.y = NOWHERE;
 }
 

@@ -139,13 +139,15 @@ SEEN = """async (type) => {
   const visible = (widget) => (node.isWidgetRowVisible ?? node.isWidgetVisible).call(node, widget);
   const drawn = node.widgets.filter((w) => visible(w) && w.serialize !== false).map((w) => w.name.split(".").at(-1));
   const element = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
-  const rows = element?.querySelectorAll("[data-testid=widget-layout-field-label]");
+  const label = (row) => (row.querySelector("[data-testid=widget-layout-field-label]") ?? row).innerText.split("\\n")[0];
+  const rows = [...element?.querySelectorAll(".lg-node-widgets > :not(:has(.livelora, .livelora-fold))") ?? []];
+  const socketAt = (y) => node.getSlotOnPos([node.pos[0] + 5, node.pos[1] + y])?.name;
   const titles = [...document.querySelectorAll(".livelora-fold")];
   return {
     titles: titles.filter((e) => node.widgets.some((w) => w.element === e)).map((e) => e.textContent),
     open: titles.filter((e) => e.ariaExpanded === "true").map((e) => e.textContent),
-    inputs: rows ? [...rows].map((e) => e.textContent) : drawn,
-    sockets: [...Array(node.size[1]).keys()].map((y) => node.getSlotOnPos([node.pos[0] + 5, node.pos[1] + y])?.name),
+    inputs: element ? rows.map(label) : drawn,
+    sockets: [...new Set([...Array(Math.round(node.size[1])).keys()].map(socketAt))],
     height: element?.offsetHeight ?? node.size[1],
     values: [node.serialize().widgets_values, (await app.graphToPrompt()).output],
   };
@@ -169,7 +171,7 @@ def choose(page, name: str, value: object) -> None:
 
 def press_title(page, title: str) -> None:
     """With the mouse."""
-    page.locator(".livelora-fold", has_text=re.compile(rf"^{title}( \\(|$)")).click()
+    page.locator(".livelora-fold", has_text=title).click()
 
 
 def reload_workflow(page) -> None:
@@ -199,7 +201,7 @@ def test_rare_inputs_stand_in_groups_that_open_and_close(page):
 def test_titles_are_pressed_by_keyboard(page):
     load(page, DEMO)
     look_at_train(page)
-    page.locator(".livelora-fold").first.focus()
+    page.locator(".livelora-fold", has_text="Adapter").focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert seen(page)["open"] == ["Optimizer"]
@@ -245,7 +247,7 @@ def test_titles_take_no_place_among_the_values_that_are_saved(page):
 
 def test_what_a_person_added_to_the_height_stays(page):
     load(page, DEMO)
-    page.evaluate(f"{TRAIN} node.setSize([node.size[0], 900])")
+    page.evaluate(f"{TRAIN} node.setSize([node.size[0], 700])")
     look_at_train(page)
     tall = seen(page)
     press_title(page, "Optimizer")
