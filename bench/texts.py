@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from itertools import groupby
 from pathlib import Path
 
 from comfyui import ROOT, Server
@@ -13,9 +14,11 @@ LOCALES = ROOT / "locales" / "en" / "nodeDefs.json"
 RECIPE = ROOT / "docs" / "recipe.md"
 HEAD = """# The recipe
 
-Every setting of LoRA Train, in the order of the node. [The guide](guide.md) tells how to choose them. A setting that
-another one makes meaningless must stay at its default; LoRA Train says so before anything runs.
-
+Every setting of LoRA Train, in the order of the node and under its titles. [The guide](guide.md) tells how to choose
+them. A setting that another one makes meaningless is not shown and must stay at its default; LoRA Train says so before
+anything runs.
+"""
+TABLE = """
 | setting | usual | allowed | what it does |
 | --- | --- | --- | --- |
 """
@@ -47,7 +50,11 @@ def definitions(infos: dict[str, dict]) -> dict[str, dict]:
 
 def recipe(train: dict) -> str:
     """The page about LoRA Train's settings, from its entry in `/object_info`."""
-    return HEAD + "".join(_row(name, options) for name, options in inputs(train).items() if "default" in options)
+    settings = [(name, options) for name, options in inputs(train).items() if "default" in options]
+    page = HEAD
+    for title, group in groupby(settings, key=lambda entry: entry[1].get("livelora", {}).get("group", "")):
+        page += (f"\n## {title}\n" if title else "") + TABLE + "".join(_row(name, options) for name, options in group)
+    return page
 
 
 def _row(name: str, options: dict) -> str:

@@ -42,6 +42,12 @@ def rare(*, newer: bool) -> Iterator[io.Input]:
         yield _input(field, field.default, optional=True, advanced=True)
 
 
+def in_group(title: str, only_with: tuple[str, tuple[str, ...]] = ("", ())) -> dict[str, Any]:
+    """Returns what web/advanced.mjs reads about an input: the title under which it stands, and the choice, if any, with
+    which it is shown."""
+    return {"livelora": {"group": title, "only_with": only_with}}
+
+
 def most(name: str) -> int:
     """Returns the largest whole number that a recipe can have for a setting."""
     return int(about(field_of(TrainConfig, name)).high)
@@ -49,7 +55,9 @@ def most(name: str) -> int:
 
 def _input(field: Field[Any], default: Any, **options: Any) -> io.Input:
     known = about(field)
-    options |= {"default": default, "tooltip": known.says.replace("{example}", USUAL.examples.get(field.name, ""))}
+    options |= {"default": default, "tooltip": known.told.replace("{example}", USUAL.examples.get(field.name, ""))}
+    if known.group:
+        options["extra_dict"] = in_group(known.group, known.only_with)
     if known.choices:
         return io.Combo.Input(field.name, options=list(known.choices), **options)
     if isinstance(default, bool):

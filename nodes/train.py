@@ -67,14 +67,16 @@ class Train(io.ComfyNode):
                 LoraDataset.Input("regularization", optional=True, tooltip=(
                     "Pictures of the class without your subject, for prior preservation: as many are trained as you "
                     "have images, so that the LoRA does not turn every cat into yours.")),
-                io.Combo.Input("result", options=list(get_args(Which)), optional=True, advanced=True, tooltip=(
+                io.Combo.Input("result", options=list(get_args(Which)), optional=True, advanced=True,
+                               extra_dict=recipe.in_group("Adapter"), tooltip=(
                     "Which LoRA is handed on: the last one, or the one with the lowest held-out loss. Both are kept.")),
-                io.Combo.Input("start_from", options=["none", *lora_names()], optional=True, advanced=True, tooltip=(
+                io.Combo.Input("start_from", options=["none", *lora_names()], optional=True, advanced=True,
+                               extra_dict=recipe.in_group("Adapter"), tooltip=(
                     "A LoRA file to go on from, yours or someone else's, in any of the usual formats. It brings its "
                     "own ranks and layers.")),
                 *recipe.rare(newer=False),
                 io.Combo.Input("sharing", options=list(get_args(Sharing)), optional=True, advanced=True,
-                               tooltip=(
+                               extra_dict=recipe.in_group("Sharing"), tooltip=(
                     "Who goes first while this trains and prompts are queued. prompts first: training waits until the "
                     "queue is empty. fair share: it gets as much time as each prompt took. training first: prompts "
                     "wait until it is done or paused.")),

@@ -1,7 +1,7 @@
 // LiveLoRA in the browser: what its nodes show while a job runs. One file for each thing that is shown.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { addFold } from "./advanced.mjs?v=1";
+import { addFolds } from "./advanced.mjs?v=1";
 import { findNode, nodesOf } from "./canvas.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
@@ -88,7 +88,7 @@ app.registerExtension({
     watchRuns();
   },
   nodeCreated(node) {
-    if (node.comfyClass?.startsWith("LiveLora")) addFold(node);
+    if (node.comfyClass?.startsWith("LiveLora")) addFolds(node);
     WIDGETS[node.comfyClass]?.(node);
     if (node.comfyClass in WIDGETS) node.expandToFitContent();
     if (PICKERS.includes(node.comfyClass)) offerJobs([node]);

@@ -26,16 +26,11 @@ const STYLE = `
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
-<<<<<<< HEAD
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
 .livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
-.livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
-=======
-.livelora .error { color: var(--error-text); white-space: pre-wrap; }
 .livelora.monitor { display: flex; flex-direction: column; }
-.livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
->>>>>>> curve
+.livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
 .livelora.gallery { position: relative; }
 .livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
@@ -44,27 +39,9 @@ const STYLE = `
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
 
-<<<<<<< HEAD
 /** Node → the element in its box that says what is wrong with the node. */
 export const problemOf = new WeakMap();
 
-/** Adds a box under a node's inputs and gives the element in it. The box is as tall as it is told, whatever is in it: a
- * run makes no node taller. */
-export function addElement(node, name, height) {
-  if (!document.getElementById("livelora-style")) {
-    const style = document.createElement("style");
-    style.id = "livelora-style";
-    style.textContent = STYLE;
-    document.head.append(style);
-  }
-  const box = document.createElement("div");
-  box.className = "livelora-box";
-  box.innerHTML = `<div class="problem" role="alert" hidden></div><div class="livelora"></div>`;
-  box.style.minHeight = `${height}px`;
-  box.tabIndex = 0;
-  box.dataset.captureWheel = "true";
-  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, box, {
-=======
 /** Adds a style sheet to the page, once. */
 export function addStyle(id, text) {
   if (document.getElementById(id)) return;
@@ -74,16 +51,17 @@ export function addStyle(id, text) {
   document.head.append(style);
 }
 
-/** Adds an element under a node's inputs and gives it. */
+/** Adds a box under a node's inputs and gives the element in it. The box is as tall as it is told, whatever is in it: a
+ * run makes no node taller. */
 export function addElement(node, name, height) {
   addStyle("livelora-style", STYLE);
-  const element = document.createElement("div");
-  element.className = "livelora";
-  element.style.minHeight = `${height}px`;
-  element.tabIndex = 0;
-  element.dataset.captureWheel = "true";
-  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, element, {
->>>>>>> curve
+  const box = document.createElement("div");
+  box.className = "livelora-box";
+  box.innerHTML = `<div class="problem" role="alert" hidden></div><div class="livelora"></div>`;
+  box.style.minHeight = `${height}px`;
+  box.tabIndex = 0;
+  box.dataset.captureWheel = "true";
+  const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, box, {
     serialize: false,
     getMinHeight: () => parseFloat(box.style.minHeight),
   });

@@ -9,7 +9,7 @@ from itertools import combinations
 import browser as on_this_machine
 import pytest
 from comfyui import ROOT
-from demo_page import DEMO, SIZES_STAND, TRAIN, load, queue_demo, set_inputs
+from demo_page import DEMO, SIZES_STAND, TRAIN, load, look_at_train, queue_demo, set_inputs
 
 PROMPTS = "flatmoji, owl\nflatmoji, red apple"
 
@@ -128,97 +128,135 @@ def test_choosing_a_preset_fills_in_its_values(page):
     assert found == [[16, 1200], [48, 2000]]
 
 
-canvas_only = pytest.mark.parametrize("rendering", [False], indirect=True, ids=["canvas"])
-SHOWN = f"""async () => {{
-  {TRAIN}
+FOLDED = ["Adapter", "Optimizer", "Noise", "Loss", "Captions", "Memory (1 changed)", "Validation", "Saving", "Sharing"]
+"""LoRA Train's titles in the demo, which has a batch_size of its own."""
+EVERYDAY = ["preset", "steps", "rank", "learning_rate", "seed", "mode"]
+SEEN = """async (type) => {
+  const node = app.graph.nodes.find((n) => n.comfyClass === type);
+  await new Promise((done) => setTimeout(done, 200));
   app.canvas.draw(true, true);  // what lies where is known of what was drawn
-  const [saved, prompt] = [node.serialize(), await app.graphToPrompt()];
-  return {{
-    button: node.widgets.find((w) => w.name === "advanced").label,
-    shown: node.widgets.filter((w) => w.options?.advanced && node.isWidgetVisible(w)).map((w) => w.name),
-    sockets: [...Array(node.size[1]).keys()].map((y) => node.getSlotOnPos([node.pos[0] + 5, node.pos[1] + y])?.name),
-    height: node.size[1], needed: node.computeSize()[1],
-    values: [saved.widgets_values, prompt.output],
-  }};
-}}"""
+  const visible = (widget) => (node.isWidgetRowVisible ?? node.isWidgetVisible).call(node, widget);
+  const drawn = node.widgets.filter((w) => visible(w) && w.serialize !== false).map((w) => w.name.split(".").at(-1));
+  const element = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
+  const label = (row) =>
+    (row.querySelector("[data-testid=widget-layout-field-label]") ?? row).innerText.split("\\n")[0];
+  const rows = [...element?.querySelectorAll(".lg-node-widgets > :not(:has(.livelora, .livelora-fold))") ?? []];
+  const socketAt = (y) => node.getSlotOnPos([node.pos[0] + 5, node.pos[1] + y])?.name;
+  const titles = [...document.querySelectorAll(".livelora-fold")];
+  return {
+    titles: titles.filter((e) => node.widgets.some((w) => w.element === e)).map((e) => e.textContent),
+    open: titles.filter((e) => e.ariaExpanded === "true").map((e) => e.textContent),
+    inputs: element ? rows.map(label) : drawn,
+    sockets: [...new Set([...Array(Math.round(node.size[1])).keys()].map(socketAt))],
+    height: element?.offsetHeight ?? node.size[1],
+    values: [node.serialize().widgets_values, (await app.graphToPrompt()).output],
+  };
+}"""
 
 
-def press_the_fold_button(page) -> None:
-    """With the mouse, where it is drawn."""
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-300, -200]; }")
-    x, y = page.evaluate(f"""() => {{
+def seen(page, kind: str = "LiveLoraTrain") -> dict:
+    """What a node shows, and what it holds."""
+    return page.evaluate(SEEN, kind)
+
+
+def choose(page, name: str, value: object) -> None:
+    """As a person does: LoRA Train is told."""
+    page.evaluate(f"""([name, value]) => {{
       {TRAIN}
-      app.canvas.draw(true, true);
-      const button = node.widgets.find((w) => w.name === "advanced");
-      app.canvas.ds.offset[1] -= Math.max(0, button.last_y - 300);
-      app.canvas.draw(true, true);
-      const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 100, node.pos[1] + button.last_y + 10]);
-      const box = app.canvas.canvas.getBoundingClientRect();
-      return [box.left + x, box.top + y];
-    }}""")
-    page.wait_for_timeout(300)
-    page.mouse.click(x, y)
-    page.wait_for_timeout(300)
+      const widget = node.widgets.find((w) => w.name === name);
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
+    }}""", [name, value])
 
 
-def advanced_inputs(server, workflow: dict) -> tuple[list[str], list[str]]:
-    """LoRA Train's advanced inputs as the server tells them, and those whose value in `workflow` is not the default."""
-    node = next(n for n in workflow["nodes"] if n["type"] == "LiveLoraTrain")
-    spec = server.get("/object_info/LiveLoraTrain")["LiveLoraTrain"]["input"]["optional"]
-    defaults = {name: options.get("default", (options.get("options") or [None])[0])
-                for name, (_, options) in spec.items() if options.get("advanced")}
-    values = server.to_api(workflow)[str(node["id"])]["inputs"]
-    return list(defaults), [name for name, default in defaults.items() if values[name] != default]
+def press_title(page, title: str) -> None:
+    """With the mouse."""
+    page.locator(".livelora-fold", has_text=title).click()
 
 
-@canvas_only
-def test_advanced_inputs_are_folded_away_until_the_button_is_pressed(page, server):
+def reload_workflow(page) -> None:
+    """Saves what is open, and opens that."""
+    page.evaluate("app.loadGraphData(JSON.parse(JSON.stringify(app.graph.serialize())))")
+    assert "Invalid workflow" not in page.inner_text("body")
+
+
+def test_rare_inputs_stand_in_groups_that_open_and_close(page):
     load(page, DEMO)
-    names, changed = advanced_inputs(server, json.loads(DEMO.read_text(encoding="utf-8")))
-    assert len(names) == 52 and len(changed) == 1
-    folded = page.evaluate(SHOWN)
-    assert folded["button"] == "Show 52 advanced inputs (1 changed)"
-    assert folded["shown"] == [] and folded["height"] == folded["needed"] < 600
-    press_the_fold_button(page)
-    opened = page.evaluate(SHOWN)
-    assert opened["button"] == "Hide advanced inputs"
-    assert opened["shown"] == names and opened["height"] == opened["needed"] > 1200
-    press_the_fold_button(page)
-    again = page.evaluate(SHOWN)
-    assert again["values"] == opened["values"] == folded["values"]
-    assert set(names) <= set(opened["sockets"]) and not set(names) & set(again["sockets"])
-    assert again == folded
+    look_at_train(page)
+    folded = seen(page)
+    assert folded["titles"] == FOLDED and folded["open"] == [] and folded["inputs"] == EVERYDAY
+    press_title(page, "Captions")
+    press_title(page, "Noise")
+    opened = seen(page)
+    assert opened["titles"] == FOLDED and opened["open"] == ["Noise", "Captions"]
+    assert opened["inputs"] == [*EVERYDAY, "timestep_sampling", "stratified_timesteps", "caption_dropout",
+                                "caption_shuffle"]
+    assert folded["height"] + 4 * 24 <= opened["height"] <= folded["height"] + 4 * 29
+    press_title(page, "Noise")
+    press_title(page, "Captions")
+    assert seen(page) == folded
     assert page.problems == []
 
 
-@canvas_only
-def test_the_fold_follows_an_engine_whose_inputs_come_and_go(page):
-    """LoRA Captioner: two rare inputs of its own, and two of an engine that is asked."""
-    found = page.evaluate("""async () => {
-      app.graph.clear();
-      const node = LiteGraph.createNode("LiveLoraCaption");
-      app.graph.add(node);
-      const engine = node.widgets.find((w) => w.name === "engine");
-      const seen = {};
-      for (const name of ["template", "vision-language folder", "tagger", "ComfyUI text model"]) {
-        engine.value = name;
-        engine.callback?.(name, app.canvas, node);
-        await new Promise((done) => setTimeout(done, 500));
-        app.canvas.draw(true, true);
-        const rare = node.widgets.filter((w) => w.options?.advanced);
-        seen[name] = [node.widgets.find((w) => w.name === "advanced").label, rare.every((w) => w.hidden)];
-      }
-      return seen;
-    }""")
-    assert found == {"template": ["Show 2 advanced inputs", True],
-                     "vision-language folder": ["Show 4 advanced inputs", True],
-                     "tagger": ["Show 2 advanced inputs", True],
-                     "ComfyUI text model": ["Show 4 advanced inputs", True]}
-    assert page.problems == []
+def test_titles_are_pressed_by_keyboard(page):
+    load(page, DEMO)
+    look_at_train(page)
+    page.locator(".livelora-fold", has_text="Adapter").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert seen(page)["open"] == ["Optimizer"]
+    page.keyboard.press("Space")
+    assert seen(page)["open"] == []
 
 
-@canvas_only
-def test_an_advanced_input_that_is_linked_is_never_folded_away(page, server):
+def test_an_input_appears_with_the_choice_that_gives_it_meaning(page):
+    load(page, DEMO)
+    look_at_train(page)
+    press_title(page, "Loss")
+    without = seen(page)
+    assert without["inputs"] == [*EVERYDAY, "loss", "unmasked_weight", "prior_weight", "preservation_weight",
+                                 "guidance"]
+    choose(page, "loss", "huber")
+    choose(page, "preservation_weight", 1)
+    assert seen(page)["inputs"] == [*EVERYDAY, "loss", "huber_c", "huber_schedule", "unmasked_weight", "prior_weight",
+                                    "preservation_weight", "preservation_class", "guidance"]
+    choose(page, "huber_c", 0.2)
+    choose(page, "loss", "l2")
+    choose(page, "preservation_weight", 0)
+    changed = seen(page)
+    assert "Loss (1 changed)" in changed["titles"]
+    assert changed["inputs"] == [*EVERYDAY, "loss", "huber_c", "unmasked_weight", "prior_weight",
+                                 "preservation_weight", "guidance"], "a changed value is never hidden"
+    choose(page, "huber_c", 0.1)
+    assert {**seen(page), "values": without["values"]} == without
+
+
+def test_titles_take_no_place_among_the_values_that_are_saved(page):
+    """The demo was saved before there were titles."""
+    workflow = json.loads(DEMO.read_text(encoding="utf-8"))
+    values = next(node["widgets_values"] for node in workflow["nodes"] if node["type"] == "LiveLoraTrain")
+    load(page, DEMO)
+    assert seen(page)["values"][0] == values
+    choose(page, "keep_states", 7)
+    reload_workflow(page)
+    saved = seen(page)
+    assert saved["values"][0] == [*values[:-2], 7, values[-1]]
+    assert saved["values"][1]["4"]["inputs"]["keep_states"] == 7
+    assert page.evaluate(f"{TRAIN} node.clone().serialize().widgets_values") == saved["values"][0]
+
+
+def test_what_a_person_added_to_the_height_stays(page):
+    load(page, DEMO)
+    page.evaluate(f"{TRAIN} node.setSize([node.size[0], 700])")
+    look_at_train(page)
+    tall = seen(page)
+    press_title(page, "Optimizer")
+    assert seen(page)["height"] >= tall["height"] + 8 * 24
+    press_title(page, "Optimizer")
+    assert seen(page) == tall
+
+
+def test_a_rare_input_that_is_linked_is_never_hidden(page):
     load(page, DEMO)
     page.evaluate(f"""() => {{
       {TRAIN}
@@ -226,38 +264,52 @@ def test_an_advanced_input_that_is_linked_is_never_folded_away(page, server):
       app.graph.add(source);
       source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "extra_steps"));
     }}""")
-    linked = page.evaluate(SHOWN)
-    assert linked["shown"] == ["extra_steps"] and linked["button"] == "Show 51 advanced inputs (1 changed)"
-    workflow = page.evaluate("JSON.stringify(app.graph.serialize())")
-    page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(workflow))
-    loaded = page.evaluate(SHOWN)
-    assert loaded["shown"] == linked["shown"] and loaded["values"] == linked["values"]
-    assert "Invalid workflow" not in page.inner_text("body")
+    linked = seen(page)
+    assert linked["inputs"] == [*EVERYDAY, "extra_steps"] and linked["open"] == []
+    assert "extra_steps" in linked["sockets"] and "keep_states" not in linked["sockets"]
+    reload_workflow(page)
+    loaded = seen(page)
+    assert loaded["inputs"] == linked["inputs"] and loaded["values"] == linked["values"]
     page.evaluate(f"{TRAIN} node.disconnectInput(node.inputs.findIndex((slot) => slot.name === 'extra_steps'))")
-    assert page.evaluate(SHOWN)["shown"] == []
+    assert seen(page)["inputs"] == EVERYDAY
 
 
-@canvas_only
-def test_a_copy_and_a_saved_workflow_stay_open_or_folded(page, server):
+def test_a_saved_workflow_keeps_its_groups_open(page):
     load(page, DEMO)
-    for shown in (0, 52):
-        assert page.evaluate(f"{TRAIN} node.clone().widgets.filter((w) => w.options?.advanced && !w.hidden).length"
-                             ) == shown
-        workflow = page.evaluate("JSON.stringify(app.graph.serialize())")
-        page.evaluate("(workflow) => app.loadGraphData(workflow)", json.loads(workflow))
-        loaded = page.evaluate(SHOWN)
-        assert len(loaded["shown"]) == shown and loaded["height"] == loaded["needed"]
-        press_the_fold_button(page)
-    assert "Invalid workflow" not in page.inner_text("body")
+    look_at_train(page)
+    press_title(page, "Memory")
+    opened = seen(page)
+    assert opened["open"] == ["Memory (1 changed)"]
+    reload_workflow(page)
+    assert seen(page) == opened
+    press_title(page, "Memory")
+    assert seen(page)["height"] < opened["height"] - 3 * 24 + 1
 
 
-@pytest.mark.parametrize("rendering", [True], indirect=True, ids=["nodes 2.0"])
-def test_nodes_2_0_folds_by_itself_and_gets_no_button_of_ours(page, server):
-    load(page, DEMO)
-    train = page.locator("[data-node-id='{}']".format(page.evaluate(f"() => {{ {TRAIN} return node.id; }}")))
-    train.get_by_text("Show advanced inputs").click()
-    names, _ = advanced_inputs(server, json.loads(DEMO.read_text(encoding="utf-8")))
-    page.wait_for_function("(last) => document.body.innerText.includes(last)", arg=names[-1])
-    assert all(name in train.inner_text() for name in names)
-    assert not {"advanced", "Show 52 advanced inputs (1 changed)"} & set(train.inner_text().splitlines())
+def test_other_nodes_have_one_title_for_what_is_rare_also_where_it_comes_and_goes(page):
+    """LoRA Captioner: two rare inputs of its own, and two of an engine that is asked."""
+    page.evaluate("""() => {
+      const node = LiteGraph.createNode("LiveLoraCaption");
+      node.pos = [300, 200];
+      app.graph.add(node);
+      app.canvas.ds.scale = 1;
+      app.canvas.ds.offset = [0, 0];
+    }""")
+    rare = {"template": [], "vision-language folder": ["max_length", "max_side"], "tagger": [],
+            "ComfyUI text model": ["max_length", "max_side"]}
+    found = {}
+    for engine in rare:
+        page.evaluate("""(name) => {
+          const [node] = app.graph.nodes;
+          const engine = node.widgets.find((w) => w.name === "engine");
+          engine.value = name;
+          engine.callback?.(name, app.canvas, node);
+        }""", engine)
+        folded = seen(page, "LiveLoraCaption")
+        press_title(page, "Advanced inputs")
+        opened = seen(page, "LiveLoraCaption")
+        press_title(page, "Advanced inputs")
+        assert folded["titles"] == ["Advanced inputs"] and seen(page, "LiveLoraCaption") == folded
+        found[engine] = [name for name in opened["inputs"] if name not in folded["inputs"]]
+    assert found == {engine: [*own, "banned", "replace"] for engine, own in rare.items()}
     assert page.problems == []

@@ -36,13 +36,14 @@ def _held_out(config: Any) -> Iterator[str]:
 
 
 def _unused(config: Any) -> Iterator[str]:
-    """Yields the values that would be ignored."""
+    """Yields the values that would be ignored. Of an init, `_adapter` says more."""
     for field in fields(config):
         other, values = about(field).only_with
         value, found = getattr(config, field.name), getattr(config, other) if other else None
-        if other and value != field.default and found not in values:
+        means = found in values if values else other and found != field_of(config, other).default
+        if other and value != field.default and not means and field.name != "init":
             yield (f"{field.name} ({value}) has no effect: {other} is {found!r}. Set {field.name} back to "
-                   f"{field.default!r}, or {other} to {' or '.join(values)}.")
+                   f"{field.default!r}, or {other} to {' or '.join(values) or 'another value'}.")
 
 
 def _row(config: Any) -> Optimizer:
@@ -92,9 +93,6 @@ def _blocks(config: Any) -> Iterator[str]:
         yield f"block_ranks must be whole numbers, got '{config.block_ranks}'."
     if config.target_regex and (problem := problem_with_regex(config.target_regex)):
         yield f"target_regex is no regular expression ({problem}), got '{config.target_regex}'."
-    if config.target_regex and config.target_modules != "all":
-        yield (f"target_regex ('{config.target_regex}') takes the place of target_modules ({config.target_modules!r}). "
-               "Set target_modules to 'all', or empty target_regex.")
 
 
 def _adapter(config: Any) -> Iterator[str]:
@@ -117,6 +115,3 @@ def _objective(config: Any) -> Iterator[str]:
     if config.stratified_timesteps and config.batch_size * config.gradient_accumulation_steps < 2:
         yield ("stratified_timesteps needs more than one image in a step, got batch_size "
                f"{config.batch_size} and gradient_accumulation_steps {config.gradient_accumulation_steps}.")
-    if config.preservation_class and not config.preservation_weight:
-        yield (f"preservation_class ('{config.preservation_class}') has no effect: preservation_weight is 0. Set it to "
-               "1, or empty preservation_class.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from ..disk.text import text_problem
+
+Group = Literal["", "Adapter", "Optimizer", "Noise", "Loss", "Captions", "Memory", "Validation", "Saving"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +25,21 @@ class About:
     """How much one click on an arrow of its input changes the number."""
     choices: tuple[str, ...] = ()
     """The texts that are allowed. Empty: any text is allowed."""
+    group: Group = ""
+    """Under which title LoRA Train shows it. Empty: it has a place of its own on the node."""
     only_with: tuple[str, tuple[str, ...]] = ("", ())
-    """Another setting, and its values with which this one means something. Empty: this one always does."""
+    """Another setting, and its values with which this one means something; no values stand for all but its default.
+    Empty: this one always means something."""
     later: bool = False
     """Whether it came after 0.1.0. At its default it then makes no other training, so that older jobs go on."""
+
+    @property
+    def told(self) -> str:
+        """Returns what a person reads about the setting: with which choice it means something, and what it does."""
+        other, values = self.only_with
+        if not other:
+            return self.says
+        return f"Only with {' '.join(filter(None, (other, _or(values))))}. {self.says}"
 
     def problem(self, name: str, value: Any) -> str:
         """Returns what is wrong with a value, in a sentence; empty if nothing is."""
@@ -44,15 +57,19 @@ class About:
         return f"from {self.low:g} to {_plain(self.high)}"
 
 
+def _or(texts: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
 def _plain(number: float) -> str:
     return f"{number:g}" if abs(number) < 1e6 else str(int(number))
 
 
 def setting(default: Any = MISSING, low: float = -math.inf, high: float = math.inf, step: float = 1, *, says: str,
-            choices: Sequence[str] | Any = (), only_with: tuple[str, tuple[str, ...]] = ("", ()),
-            later: bool = False) -> Any:
+            choices: Sequence[str] | Any = (), group: Group = "",
+            only_with: tuple[str, tuple[str, ...]] = ("", ()), later: bool = False) -> Any:
     """Makes a field of a recipe. `choices` are texts, or a Literal of them."""
-    about = About(says=says, low=low, high=high, step=step, only_with=only_with, later=later,
+    about = About(says=says, low=low, high=high, step=step, group=group, only_with=only_with, later=later,
                   choices=tuple(choices) if isinstance(choices, (list, tuple)) else get_args(choices))
     return field(default=default, metadata={"about": about})
 

@@ -122,8 +122,8 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"block_learning_rates": "single: -1"}, "block_learning_rates: 'single: -1' cannot be read."),
     ({"target_regex": "double_blocks.("}, "target_regex is no regular expression (missing )"),
     ({"target_regex": ".*", "target_modules": "attention"},
-     "target_regex ('.*') takes the place of target_modules ('attention'). Set target_modules to 'all', or empty "
-     "target_regex."),
+     "target_regex (.*) has no effect: target_modules is 'attention'. Set target_regex back to '', or "
+     "target_modules to all."),
     ({"adapter": "OFT", "rank": 1}, "rank must be at least 2 for OFT, got rank 1 and"),
     ({"adapter": "OFT", "block_ranks": "single: 1"},
      "rank must be at least 2 for OFT, got rank 4 and block_ranks 'single: 1'."),
@@ -138,7 +138,8 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     *(({name: "a\ud83d", **more},
        f"{name} has half of a character in it, which no file can hold: 'a\\ud83d'. Delete it") for name, more in (
            ("preservation_class", {"preservation_weight": 1.0}), ("target_regex", {}))),
-    ({"preservation_class": "cat"}, "preservation_class ('cat') has no effect: preservation_weight is 0. Set it to 1"),
+    ({"preservation_class": "cat"}, "preservation_class (cat) has no effect: preservation_weight is 0.0. Set "
+     "preservation_class back to '', or preservation_weight to another value."),
 ]
 
 
