@@ -20,12 +20,8 @@ const STYLE = `
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--error-text); white-space: pre-wrap; }
-.livelora.monitor { display: flex; flex-direction: column; }
 .livelora.text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
-.livelora.gallery { position: relative; }
-.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
-.livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
