@@ -20,6 +20,7 @@ const PARTS = `
   <div class="muted">The loss curve appears here while it trains.</div>`;
 const STYLE = `
 @import url("${new URL("./vendor/uplot.css", import.meta.url)}");
+.livelora.monitor { display: flex; flex-direction: column; }
 .livelora .curve { flex: 1 0 124px; display: flex; flex-direction: column; color: var(--descrip-text);
   --loss: color-mix(in srgb, var(--p-primary-color, var(--primary-background, #4a9)) 80%, var(--input-text));
   --held-out: color-mix(in srgb, var(--color-gold-600, #fd9903) 80%, var(--input-text)); }

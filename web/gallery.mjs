@@ -2,9 +2,16 @@
 // @ts-check
 import { getJob, showSample } from "./jobs.mjs?v=1";
 import { openViewer } from "./viewer.mjs?v=1";
-import { addElement } from "./widget.mjs?v=1";
+import { addElement, addStyle } from "./widget.mjs?v=1";
+
+const STYLE = `
+.livelora.gallery { position: relative; }
+.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
+.livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
+`;
 
 export function addGallery(node) {
+  addStyle("livelora-gallery", STYLE);
   const element = addElement(node, "gallery", 160);
   element.classList.add("gallery");
   const list = document.createElement("div");

@@ -32,9 +32,6 @@ const STYLE = `
 .livelora.monitor { display: flex; flex-direction: column; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
-.livelora.gallery { position: relative; }
-.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
-.livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }
 @media (prefers-reduced-motion: reduce) { .livelora [role=progressbar] > div { transition: none; } }
 `;
