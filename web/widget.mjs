@@ -29,7 +29,6 @@ const STYLE = `
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
 .livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
-.livelora.monitor { display: flex; flex-direction: column; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }

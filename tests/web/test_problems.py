@@ -123,7 +123,7 @@ MISTAKES = {
         "nowhere' does not exist. Choose a folder with .png, .jpg or .webp files."),
     "an empty folder": Mistake(lambda: dataset(folder="empty"), "LiveLoraDataset", "(it is empty)"),
     "a bad LoRA name": Mistake(
-        lambda: with_save(trained(), "a:b"), "LiveLoraSave", "The LoRA's name must be a plain file name"),
+        lambda: with_save(trained(), "a:b"), "LiveLoraSave", "The LoRA's name must be a file name"),
     "a preview line": Mistake(
         lambda: with_preview(trained(), "owl --size 64", every=5), "LiveLoraPreview",
         "line 1: --size 64: there is no such option."),
