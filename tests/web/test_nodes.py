@@ -29,8 +29,9 @@ def test_training_is_seen_as_it_goes(page, server):
     losses = page.text_content(".livelora .losses")
     assert re.fullmatch(r"loss \d\.\d{4} · held-out \d\.\d{3} → \d\.\d{3} \([−+]?\d+ %\)(, best \d\.\d{3} at step 2)?",
                         losses), losses
-    texts = page.eval_on_selector_all(".livelora.text", "all => all.map((e) => e.innerText)")
-    assert any(text.startswith("24 images") and text.count("\n") > 1 for text in texts), "as lines, not run together"
+    lines = page.eval_on_selector_all(".livelora.text .start > div", "all => all.map((e) => e.textContent)")
+    at = lines.index("24 × 128×128")
+    assert lines[at - 1].startswith("24 images in"), "as lines, not run together"
     assert overlaps(page) == []
     assert page.problems == []
 

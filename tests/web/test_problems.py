@@ -256,13 +256,9 @@ def test_a_node_without_a_box_has_one_as_long_as_something_is_wrong(page, files)
 
 def test_a_mistake_in_a_subgraph_is_told_inside(page, files):
     open_graph(page, dataset(folder="nowhere"))
-    page.evaluate(SIZES_STAND)
-    page.evaluate("""() => {
-      const { node } = app.graph.convertToSubgraph(new Set(app.graph.nodes));
-      app.canvas.openSubgraph(node.subgraph, node);
-    }""")
-    page.evaluate(SIZES_STAND)
-    page.evaluate("() => app.canvas.ds.fitToBounds([...app.canvas.graph.nodes][0].boundingRect)")
+    page.evaluate("() => { app.graph.convertToSubgraph(new Set(app.graph.nodes)); }")
+    page.evaluate("app.loadGraphData(app.graph.serialize())")
+    page.evaluate("() => { const [node] = app.graph.nodes; app.canvas.openSubgraph(node.subgraph, node); }")
     queue(page)
     assert "nowhere' does not exist" in said(page, "LiveLoraDataset")
     page.evaluate("app.canvas.setGraph(app.rootGraph ?? app.graph)")
