@@ -139,15 +139,14 @@ SEEN = """async (type) => {
   const visible = (widget) => (node.isWidgetRowVisible ?? node.isWidgetVisible).call(node, widget);
   const drawn = node.widgets.filter((w) => visible(w) && w.serialize !== false).map((w) => w.name.split(".").at(-1));
   const element = document.querySelector(`.lg-node[data-node-id="${node.id}"]`);
-  const label = (row) =>
-    (row.querySelector("[data-testid=widget-layout-field-label]") ?? row).innerText.split("\\n")[0];
+  const label = (row) => row.querySelector("[data-testid=widget-layout-field-label]") ?? row;
   const rows = [...element?.querySelectorAll(".lg-node-widgets > :not(:has(.livelora, .livelora-fold))") ?? []];
   const socketAt = (y) => node.getSlotOnPos([node.pos[0] + 5, node.pos[1] + y])?.name;
   const titles = [...document.querySelectorAll(".livelora-fold")];
   return {
     titles: titles.filter((e) => node.widgets.some((w) => w.element === e)).map((e) => e.textContent),
     open: titles.filter((e) => e.ariaExpanded === "true").map((e) => e.textContent),
-    inputs: element ? rows.map(label) : drawn,
+    inputs: element ? rows.map((e) => label(e).innerText.split("\\n")[0]) : drawn,
     sockets: [...new Set([...Array(Math.round(node.size[1])).keys()].map(socketAt))],
     height: element?.offsetHeight ?? node.size[1],
     values: [node.serialize().widgets_values, (await app.graphToPrompt()).output],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from livelora.trainer.recipe.config import TrainConfig
-from livelora.trainer.recipe.settings import about, setting
+from livelora.trainer.recipe.settings import about, field_of, setting
 
 NAN, INF = float("nan"), float("inf")
 SHUFFLED = {"caption_shuffle": "tags"}
@@ -122,8 +122,8 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
     ({"block_learning_rates": "single: -1"}, "block_learning_rates: 'single: -1' cannot be read."),
     ({"target_regex": "double_blocks.("}, "target_regex is no regular expression (missing )"),
     ({"target_regex": ".*", "target_modules": "attention"},
-     "target_regex (.*) has no effect: target_modules is 'attention'. Set target_regex back to '', or "
-     "target_modules to all."),
+     "target_regex (.*) has no effect: target_modules is 'attention'. Set target_regex back to '', or target_modules "
+     "to all."),
     ({"adapter": "OFT", "rank": 1}, "rank must be at least 2 for OFT, got rank 1 and"),
     ({"adapter": "OFT", "block_ranks": "single: 1"},
      "rank must be at least 2 for OFT, got rank 4 and block_ranks 'single: 1'."),
@@ -217,3 +217,16 @@ def test_a_setting_that_came_later_makes_no_other_training_at_its_default():
 
     assert Later(steps=1, rank=1).identity() == recipe(steps=1, rank=1).identity()
     assert Later(steps=1, rank=1, novelty=0.5).identity()["novelty"] == 0.5
+
+
+@pytest.mark.parametrize(("name", "starts"), [
+    ("loss", "How errors count."), ("huber_c", "Only with loss huber or smooth_l1. Errors larger"),
+    ("rank_dropout", "Only with adapter LoRA, rsLoRA, LoHa or LoKr. Share"),
+    ("preservation_class", "Only with preservation_weight. Hold"), ("lr_power", "Only with lr_scheduler polynomial. 1 is")])
+def test_a_setting_tells_with_which_choice_it_means_something(name, starts):
+    assert about(field_of(TrainConfig, name)).told.startswith(starts)
+
+
+def test_every_setting_but_the_everyday_ones_stands_in_a_group():
+    assert [entry.name for entry in fields(TrainConfig) if not about(entry).group] == [
+        "steps", "rank", "learning_rate", "seed"]
