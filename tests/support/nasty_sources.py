@@ -73,7 +73,7 @@ def captions(made: Sources) -> None:
                           "lone surrogate": b"\xed\xa0\x80"}.items():
         made.add(pair(made.place(f"caption {name}"), caption=content), None, "cat.txt")
     for name, content in {"empty": b"", "blank": b" \n\t ", "only bom": b"\xef\xbb\xbf"}.items():
-        made.add(pair(made.place(f"caption {name}"), caption=content), None, "cat.png", "no caption")
+        made.add(pair(made.place(f"caption {name}"), caption=content), {"cat.png": ""})
     place = pair(made.place("caption folder"))
     (place / "cat.txt").unlink()
     (place / "cat.txt").mkdir()

@@ -82,7 +82,7 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
             tell(done, len(wanted))
     changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
                     if i.path in texts and texts[i.path] != i.own_caption)
-    items = tuple(replace(i, caption=texts[i.path], has_caption=True) if i.path in texts else i for i in dataset.items)
+    items = tuple(i.captioned(texts[i.path], dataset.trigger_word) if i.path in texts else i for i in dataset.items)
     return Captioned(replace(dataset, items=items), changed, tuple(problems))
 
 

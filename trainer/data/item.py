@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from .pictures import images, masks
 from .pictures.augment import Augment, View, views
 from .pictures.index import Question
 from .pictures.pixels import to_tensor
+
+OnMissingCaption = Literal["refuse", "use the trigger word"]
+"""What LoRA Train does with an image that has no caption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class Item:
     def own_caption(self) -> str:
         """Returns its caption, or an empty text where the trigger word stands in."""
         return self.caption if self.has_caption else ""
+
+    def captioned(self, text: str, trigger_word: str) -> Item:
+        """Returns the item with another caption. If that is empty, the trigger word stands in."""
+        return replace(self, caption=text or trigger_word, has_caption=bool(text))
 
     def with_mask(self, pictures: Sequence[Path], transparent: bool) -> Item:
         """Returns the item with the first of `pictures` as its mask, or else with its alpha channel if any pixel is
@@ -103,6 +111,26 @@ class Dataset:
     items: tuple[Item, ...]
     skipped: tuple[str, ...] = ()
     """Why images were left out, a sentence each."""
+    on_missing_caption: OnMissingCaption = "refuse"
+    how_to_caption: str = "Write captions for them"
+    """How a person gives captions to images that have none: the beginning of a sentence."""
+
+    @property
+    def takes_uncaptioned(self) -> bool:
+        """Returns whether images without a caption can be trained, with the trigger word alone."""
+        return self.on_missing_caption == "use the trigger word" and bool(self.trigger_word)
+
+    @property
+    def uncaptioned(self) -> list[Item]:
+        """Returns the images that have no caption, each once."""
+        return list({item.path: item for item in self.items if not item.has_caption}.values())
+
+    @property
+    def caption_choices(self) -> str:
+        """Returns a sentence with everything that a person can do about images that have no caption."""
+        alone = ["set missing_captions to 'use the trigger word'"] if self.on_missing_caption == "refuse" else []
+        alone += [] if self.trigger_word else ["fill in trigger_word"]
+        return f"{self.how_to_caption}, let LoRA Captioner write them, or {' and '.join(alone)}."
 
     def fingerprint(self) -> str:
         """Returns a hash that is equal for the same pixels, captions, repeats, buckets, masks and weights, wherever

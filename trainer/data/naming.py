@@ -21,6 +21,11 @@ def name_some(names: Sequence[str], most: int = NAMED) -> str:
     return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun in the singular or the plural, such as '1 image' or '2 images'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def sentences(*groups: tuple[Sequence[str], str, str]) -> list[str]:
     """Returns what is said of each group of files (names, what they are, what to do) that has any."""
     return [f"{len(names)} {what}: {name_some(names)}.{then}" for names, what, then in groups if names]

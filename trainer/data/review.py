@@ -118,21 +118,16 @@ def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> D
 
 
 def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
-    """Returns the same images with these captions. Where one is empty, the trigger word stands in.
+    """Returns the same images with these captions. An empty one counts as missing.
 
-    Raises ValueError if there is no trigger word to stand in, or if a caption to change was encoded already."""
+    Raises ValueError if a caption to change was encoded already."""
     pairs = [*zip(dataset.items, texts, strict=True)]
     changed = [(item, text) for item, text in pairs if text != item.own_caption]
     check_editable(item for item, _ in changed)
     for item, text in changed:
         check_text(f"The caption for {item.path.name}", text)
-    empty = [item.path.name for item, text in changed if not text.strip()]
-    if empty and not dataset.trigger_word:
-        raise ValueError(f"{len(empty)} images are left without a caption: {name_some(empty)}. Write one, or give the "
-                         "dataset a trigger word to stand in.")
     items = (item if text == item.own_caption else
-             replace(item, caption=text if text.strip() else dataset.trigger_word, has_caption=bool(text.strip()))
-             for item, text in pairs)
+             item.captioned(text if text.strip() else "", dataset.trigger_word) for item, text in pairs)
     return replace(dataset, items=tuple(items))
 
 

@@ -17,7 +17,7 @@ from ..data.item import Dataset
 from ..model.host import Host, SampleSettings
 from ..recipe.config import TrainConfig
 from .targets import check_adapter, family_problems
-from .texts import length_problems
+from .texts import caption_problems, length_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,13 @@ class Task:
 
         Raises ValueError if the recipe asks for what the model or the data does not have, or if `start` does not fit.
         Nothing is loaded or encoded for that."""
+        wired = regularization
         learned, of_class = dataset.without_regularization()
         if of_class:
             more = regularization.items if regularization else ()
             regularization = replace(of_class, items=of_class.items + more)
-        problems = [*family_problems(config, host.family), *_problems(config, learned, validation, regularization),
+        problems = [*caption_problems((dataset, validation, wired)), *family_problems(config, host.family),
+                    *_problems(config, learned, validation, regularization),
                     *length_problems(host, config, (learned, regularization, validation),
                                      preview.texts if preview else ())]
         if problems:

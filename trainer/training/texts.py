@@ -1,4 +1,4 @@
-"""Finds the texts of a task that are far too long to be encoded, before anything is encoded."""
+"""Finds the captions of a task that are missing, and its texts that are far too long, before anything is encoded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from collections.abc import Iterator, Sequence
 from ..data.captions import rules as caption_rules
 from ..data.captions.files import with_class
 from ..data.item import Dataset, Item
-from ..data.naming import name_some
+from ..data.naming import counted, name_some
 from ..model.host import Host
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator
+
+
+def caption_problems(datasets: Sequence[Dataset | None]) -> Iterator[str]:
+    """Yields a sentence for each dataset with images that have no caption, unless the trigger word stands in."""
+    for dataset in filter(None, datasets):
+        if (missing := dataset.uncaptioned) and not dataset.takes_uncaptioned:
+            images = counted(len({item.path for item in dataset.items}), "image")
+            verb = "has" if len(missing) == 1 else "have"
+            yield (f"{len(missing)} of {images} in '{dataset.folder}' {verb} no caption: "
+                   f"{name_some([item.path.name for item in missing])}. {dataset.caption_choices}")
 
 
 def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset | None],

@@ -148,11 +148,11 @@ def test_the_stand_in_for_a_missing_caption_is_not_edited(tmp_path):
     assert captions(edited) == ["new a", "ohwx", "b"] and not edited.items[1].has_caption
 
 
-def test_a_caption_that_becomes_empty_is_replaced_by_the_trigger_word(tmp_path):
+def test_a_caption_that_becomes_empty_counts_as_missing(tmp_path):
     edited = review.search_and_replace(data(tmp_path), "two", "", False)
     assert edited.items[1].caption == "ohwx" and not edited.items[1].has_caption
-    with pytest.raises(ValueError, match=r"1 images are left without a caption: b\.png"):
-        review.search_and_replace(data(tmp_path, trigger_word=""), "two", "", False)
+    without_word = review.search_and_replace(data(tmp_path, trigger_word=""), "two", "", False)
+    assert [item.path.name for item in without_word.uncaptioned] == ["b.png"]
 
 
 @pytest.mark.parametrize(("find", "new", "told"), [
