@@ -5,11 +5,13 @@ import { addFold } from "./advanced.mjs?v=1";
 import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
-import { offerJobs } from "./picker.mjs?v=1";
+import { addPicker, noteJob, offerJobs } from "./picker.mjs?v=1";
 import { addReport } from "./report.mjs?v=1";
+import { addSteps, showSteps } from "./steps.mjs?v=1";
 
 const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";
+const LIVE = "LiveLoraLive";
 const WIDGETS = {
   [TRAIN]: addMonitor,
   [PREVIEW]: addGallery,
@@ -17,11 +19,21 @@ const WIDGETS = {
   LiveLoraDatasetFromImages: addReport,
   LiveLoraCaption: addReport,
   LiveLoraReview: addReport,
-  LiveLoraLive: addReport,
+  [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
 };
-const PICKERS = ["LiveLoraLive", "LiveLoraGrid"];
+const PICKERS = [LIVE, "LiveLoraGrid"];
+
+function addLive(node) {
+  addSteps(node);
+  addReport(node);
+}
+
+async function offer(nodes) {
+  await offerJobs(nodes);
+  nodes.filter((node) => node.comfyClass === LIVE).forEach(showSteps);
+}
 
 /** The node of a prompt's node id; inside subgraphs ids read like "12:5". */
 function findNode(id) {
@@ -62,15 +74,16 @@ function onJob(facts) {
   tie(facts.job, facts.train_node, TRAIN);
   tie(facts.job, facts.preview_node, PREVIEW);
   showing(facts.job, TRAIN, PREVIEW).forEach(restore);
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 function onProgress(facts) {
   const { job, state, step } = facts;
+  noteJob(facts);
   showing(job, TRAIN).forEach((node) => node.livelora.show(facts));
   if (state === "training") return;
   if (state === "stopped" && !step) showing(job, PREVIEW).forEach(restore); // what was discarded has no pictures
-  if (state === "queued") offerJobs(nodesOf(...PICKERS)); // it may be new, of another tab or program
+  if (state === "queued") offer(nodesOf(...PICKERS)); // it may be new, of another tab or program
   const waits = ({ livelora: { shown } }) => shown.state === "queued" && shown.job !== job;
   nodesOf(TRAIN).filter(waits).forEach(restore); // their places in the queue may have changed
 }
@@ -80,12 +93,12 @@ function onDeleted({ job }) {
     delete node.properties.livelora_job;
     restore(node);
   }
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 function onReturn() {
   nodesOf(TRAIN, PREVIEW).forEach(restore);
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 app.registerExtension({
@@ -101,7 +114,9 @@ app.registerExtension({
     if (node.comfyClass?.startsWith("LiveLora")) addFold(node);
     WIDGETS[node.comfyClass]?.(node);
     if (node.comfyClass in WIDGETS) node.expandToFitContent();
-    if (PICKERS.includes(node.comfyClass)) offerJobs([node]);
+    if (!PICKERS.includes(node.comfyClass)) return;
+    addPicker(node);
+    offer([node]);
   },
   loadedGraphNode(node) {
     if (node.comfyClass in WIDGETS) restore(node);
