@@ -17,7 +17,8 @@ from ..trainer.comfy.families import USUAL
 from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.captions import files as captions
-from ..trainer.data.naming import counted, name_some
+from ..trainer.data.naming import name_some
+from ..trainer.disk.text import counted
 from .choices import checked
 from .dataset import check_own_files
 from .jobs import EVERYBODY

@@ -21,7 +21,7 @@ async function askSteps(facts) {
 }
 
 function askDiscard(facts) {
-  return confirm("Discard what was learned?", "default", `“${facts.name}” stops and forgets its ${facts.step} steps. ` +
+  return confirm("Discard what was learned?", "default", `“${facts.name}” stops and forgets what it learned in ${facts.step === 1 ? "1 step" : `${facts.step} steps`}. ` +
     "Its states, pictures and LoRA are removed, for good. Stop keeps them.");
 }
 

@@ -227,7 +227,7 @@ def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, da
     """Its answer would be trained and preserved at once."""
     config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class="cat")
     Task.of(host, config, dataset)
-    with pytest.raises(ValueError, match="replaces the trigger word 'blorp', and 6 captions do not have it, such as"):
+    with pytest.raises(ValueError, match="the trigger word 'blorp', and 6 captions without it would be held back"):
         Task.of(host, config, replace(dataset, trigger_word="blorp"))
 
 

@@ -122,7 +122,7 @@ def names(made: Sources) -> None:
     broken = made.place("names/not utf8")
     for suffix in (b".png", b".txt"):
         Path(os.fsdecode(os.fsencode(broken) + b"/\xff\xfe" + suffix)).write_bytes(PNG if suffix == b".png" else b"x")
-    made.add(broken, None, "not utf8", "names are not UTF-8")
+    made.add(broken, None, "not utf8", "a name that is not UTF-8")
 
 
 def tables(made: Sources) -> None:

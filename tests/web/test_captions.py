@@ -30,13 +30,13 @@ def test_captions_that_are_missing_are_told_and_the_captioner_runs_by_itself(pag
     for color in ("red", "blue"):
         Image.new("RGB", (64, 64), color).save(folder / f"{color}.png")
     page.evaluate(CAPTIONING, "uncaptioned")
-    shown = page.evaluate("""() => app.graph.nodes[0].widgets.find((w) => w.name === "missing_captions").options""")
+    shown = page.evaluate("app.graph.nodes[0].widgets.find((w) => w.name === 'missing_captions').options")
     assert not shown.get("advanced")
     page.evaluate("app.queuePrompt(0, 1)")
     page.wait_for_function(f"({TOLD})().filter(Boolean).length === 2", timeout=MINUTE)
     loader, captioner = page.evaluate(TOLD)
-    assert ("• 2 without a caption, which LoRA Train refuses. Write one .txt file for each image (blue.png → blue.txt), "
-            "let LoRA Captioner write them, or set missing_captions to 'use the trigger word' and fill in "
+    assert ("• 2 without a caption, which LoRA Train refuses. Write one .txt file for each image (blue.png → "
+            "blue.txt), let LoRA Captioner write them, or set missing_captions to 'use the trigger word' and fill in "
             "trigger_word.") in loader
     assert captioner == ("2 of 2 captions changed in memory only (dry run)\nblue.png: “” → “a photo of blue”\n"
                          "red.png: “” → “a photo of red”")

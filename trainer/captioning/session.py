@@ -14,7 +14,7 @@ from ..data.captions import files as captions
 from ..data.captions.files import CaptionFiles
 from ..data.item import Dataset, Item, check_editable
 from ..data.pictures import images
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from . import clean
 from .engine import Describe, Engine
 from .journal import Journal
@@ -112,7 +112,8 @@ def _words(items: list[Item], plan: Plan, engine: Engine | None, scratch: Path,
                     journal.note(item.digest, said[item.digest])
             yield item, said.get(item.digest)
     if items and len(problems) == len(items):
-        raise RuntimeError(f"{engine.name} failed on all {len(items)} images:\n" + "\n".join(problems[:MOST_NAMED]))
+        raise RuntimeError("\n".join([f"{engine.name} failed on {counted(len(items), 'image')}, on each:",
+                                      *problems[:MOST_NAMED]]))
     if not problems:
         journal.remove()
 

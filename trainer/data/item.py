@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..disk.text import counted
 from .captions.rules import CaptionRules
 from .naming import name_some
 from .pictures import images, masks
@@ -151,8 +152,8 @@ class Dataset:
         such images. Raises ValueError if there is nothing to learn."""
         learned, others = (tuple(i for i in self.items if i.regularization == wanted) for wanted in (False, True))
         if not learned:
-            raise ValueError(f"All {len(others)} images in '{self.folder}' are regularization images (is_reg). Add the "
-                             "images of what the LoRA is to learn.")
+            raise ValueError(f"There are only regularization images (is_reg) in '{self.folder}', {len(others)} in all. "
+                             "Add the images of what the LoRA is to learn.")
         return replace(self, items=learned), replace(self, items=others, skipped=()) if others else None
 
     def split(self, held_out: float) -> tuple[Dataset, Dataset | None]:
@@ -175,7 +176,7 @@ class Dataset:
             raise ValueError(f"held_out {held_out:g} leaves nothing to train on in {', '.join(empty)}. Lower held_out, "
                              "or add images there.")
         if not chosen:
-            raise ValueError(f"held_out {held_out:g} keeps none of the {len(self.items)} images in '{self.folder}': "
+            raise ValueError(f"held_out {held_out:g} keeps no image of {len(self.items)} in '{self.folder}': "
                              "no folder has two different ones. Set held_out to 0, or add images.")
         train, kept = (tuple(i for i in self.items if (i.digest in chosen) == held) for held in (False, True))
         return replace(self, items=train), replace(self, items=kept, skipped=())
@@ -184,8 +185,8 @@ class Dataset:
 def check_editable(items: Iterable[Item]) -> None:
     """Raises ValueError if the caption of one of the items was encoded already."""
     if encoded := [item.path.name for item in items if item.text is not None]:
-        raise ValueError(f"{len(encoded)} captions are encoded already and cannot be edited: {name_some(encoded)}. "
-                         "Wire captions into LoRA Dataset from Images in place of conditioning.")
+        raise ValueError(f"What is encoded already cannot be edited, {counted(len(encoded), 'caption')}: "
+                         f"{name_some(encoded)}. Wire captions into LoRA Dataset from Images in place of conditioning.")
 
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:

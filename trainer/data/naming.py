@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from ..disk.text import counted
+
 NAMED = 5
 """The most files that a message names."""
 UNSEEN = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -21,14 +23,11 @@ def name_some(names: Sequence[str], most: int = NAMED) -> str:
     return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun in the singular or the plural, such as '1 image' or '2 images'."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def sentences(*groups: tuple[Sequence[str], str, str]) -> list[str]:
-    """Returns what is said of each group of files (names, what they are, what to do) that has any."""
-    return [f"{len(names)} {what}: {name_some(names)}.{then}" for names, what, then in groups if names]
+def sentences(*groups: tuple[Sequence[str], str, str, str]) -> list[str]:
+    """Returns what is said of each group of files (names, a noun for one, what is with them, what to do) that has any.
+    What is said has no verb that one and many differ in."""
+    return [f"{counted(len(names), noun)} {what}: {name_some(names)}.{then}" for names, noun, what, then in groups
+            if names]
 
 
 def key(name: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from .captions import files as captions
 from .item import Dataset, Item, OnMissingCaption
 from .naming import NAMED, name_some
@@ -73,13 +73,14 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
     where = "from other nodes" if made else f"in '{source}'"
     if bad and on_bad_image == "refuse":
         then = "Mend them in the nodes that give them." if made else "Mend them, or set bad_images to 'skip'."
-        raise ValueError(f"{len(bad)} of {len(found)} images {where} cannot be used:\n"
+        raise ValueError(f"{len(bad)} of {counted(len(found), 'image')} {where} cannot be used:\n"
                          + "\n".join([*bad[:NAMED], then]))
     if not items:
-        raise ValueError(f"None of the {len(found)} images {where} can be used:\n" + "\n".join(bad[:NAMED]))
+        raise ValueError(f"{counted(len(found), 'image')} {where}, and none can be used:\n" + "\n".join(bad[:NAMED]))
     if masks == "ignore" and (pictures := sorted({mask.name for entry in found for mask in entry.masks
                                                   if entry.masked is None})):
-        passed_over.append(f"{len(pictures)} mask pictures, because masks is 'ignore': {name_some(pictures)}")
+        count = counted(len(pictures), "mask picture")
+        passed_over.append(f"{count}, because masks is 'ignore': {name_some(pictures)}")
     own = [b.resolution[0] for entry in found for b in entry.buckets]
     lacking = {item.path for item in items if not item.has_caption}
     example = next((entry for entry in found if entry.path in lacking), found[0])

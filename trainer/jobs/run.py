@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..disk.packages import load_all
+from ..disk.text import counted
 from ..lora.file import Lora
 from ..lora.kinds import KINDS
 from ..model.host import GiveWay, Interrupted, Sampler
@@ -175,7 +176,7 @@ class Run:
         step, best = self._history.step, self._history.held_out.best
         if step < self._config.total_steps and best:
             return f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step {best[0]}."
-        return f"Trained {step} steps."
+        return f"Trained {counted(step, 'step')}."
 
     # Looking
 

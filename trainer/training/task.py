@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.cache import Cache
 from ..data.captions.files import with_class
 from ..data.item import Dataset
+from ..disk.text import counted
 from ..model.host import Host, SampleSettings
 from ..recipe.config import TrainConfig
 from .targets import check_adapter, family_problems
@@ -130,8 +131,9 @@ def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
         yield (f"preservation_class ('{word}') replaces the trigger word, and the dataset has none. Give it one in "
                "LoRA Dataset Loader, or empty preservation_class.")
     elif word and (without := [i.path.name for i in dataset.items if with_class(i.caption, trigger, "") == i.caption]):
-        yield (f"preservation_class ('{word}') replaces the trigger word '{trigger}', and {len(without)} captions do "
-               f"not have it, such as that of {without[0]}: what they teach would be held back. Write it into them, or "
+        yield (f"preservation_class ('{word}') replaces the trigger word '{trigger}', and "
+               f"{counted(len(without), 'caption')} without it would be held back, such as that of {without[0]}. Write "
+               "it into each, or "
                "empty preservation_class.")
 
 

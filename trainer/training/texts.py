@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from ..data.captions import rules as caption_rules
 from ..data.captions.files import with_class
 from ..data.item import Dataset, Item
-from ..data.naming import counted, name_some
+from ..data.naming import name_some
+from ..disk.text import counted
 from ..model.host import Host
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator
@@ -34,8 +35,8 @@ def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset 
             tokens[name] = max(found, tokens.get(name, 0))
     if tokens:
         named = name_some([f"{name} (about {found} tokens)" for name, found in tokens.items()])
-        yield (f"{len(tokens)} texts are far too long: {named}. {host.family.name} is made for {made_for} tokens, and "
-               f"at most {most} are encoded, because memory grows with their square. Shorten them.")
+        yield (f"{counted(len(tokens), 'text')} far too long: {named}. {host.family.name} is made for {made_for} "
+               f"tokens, and at most {most} are encoded, because memory grows with their square. Shorten them.")
 
 
 def _texts(config: TrainConfig, datasets: Sequence[Dataset | None],

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...disk.text import counted
 from ..item import Dataset
 from ..naming import NAMED, name_some
 from .caption_findings import about_captions, about_missing_captions, count_tokens, shortened
@@ -63,10 +64,10 @@ class Report:
         """Returns lines that say what there is."""
         more = [f", at several resolutions {self.pictures}"] if self.pictures > self.images else []
         more += [f", {self.with_repeats} with repeats"] if self.with_repeats > self.pictures else []
-        lines = [f"{self.images} images in {self.folder}{''.join(more)}"]
+        lines = [f"{counted(self.images, 'image')} in {self.folder}{''.join(more)}"]
         lines += [f"{count} × {width}×{height}" for (width, height), count in self.buckets[:SHOWN_BUCKETS]]
         if rest := self.buckets[SHOWN_BUCKETS:]:
-            lines.append(f"{sum(count for _, count in rest)} × {len(rest)} other sizes")
+            lines.append(f"{sum(count for _, count in rest)} × {counted(len(rest), 'other size')}")
         return lines + self.counts
 
     @property
@@ -92,8 +93,8 @@ class Report:
         if self.longest is not None:
             lines.append(f"The longest caption has {self.longest} of at most {self.most_tokens} tokens")
         low, high = self.repeats
-        return [*lines, f"Usual for {self.images} images: {low}–{high} repeats. LiveLoRA counts steps, so they matter "
-                        "only for balance, and to count epochs."]
+        return [*lines, f"Usual for {counted(self.images, 'image')}: {low}–{high} repeats. LiveLoRA counts steps, so "
+                        "they matter only for balance, and to count epochs."]
 
 
 def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, most_tokens: int = 512) -> Report:

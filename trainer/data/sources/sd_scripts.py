@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ...disk.packages import require
-from ...disk.text import check_text
+from ...disk.text import check_text, counted
 from ..captions.files import CaptionFiles
 from ..captions.rules import CaptionRules
 from ..naming import Files, name_some, pasted, sentences
@@ -208,7 +208,7 @@ def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
         raise ValueError(f"No images in the image_dir '{folder}' ({there}). Subfolders are not read: give each a "
                          "subset.")
     others = [path.name for path in pictures if path.suffix.lower() not in EXTENSIONS]
-    return images, left_out + sentences((others, "files that sd-scripts does not take for images are left out", ""))
+    return images, left_out + sentences((others, "file", "left out, which sd-scripts does not take for an image", ""))
 
 
 def _captions(images: list[Path], settings: dict[str, Any]) -> tuple[Texts, list[str]]:
@@ -257,7 +257,7 @@ def _from_metadata(subset: _Subset) -> dict[Path, str]:
     found = {name: folder / name if os.path.isfile(folder / name) else files.find(folder, name) for name in captions}
     missing = [name for name, file in found.items() if file is None]
     if missing or not captions:
-        what = f"names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
+        what = f"names {counted(len(missing), 'image')} not to be found in '{folder}': {name_some(missing)}"
         raise ValueError(f"The metadata_file '{path}' {what if missing else 'has no images'}. Write their names with "
                          ".png or .jpg, relative to image_dir.")
     for name, caption in captions.items():
@@ -269,7 +269,7 @@ def _unnamed(subset: _Subset, named: Texts) -> list[str]:
     """Returns a sentence about the pictures of image_dir that the metadata file does not name."""
     pictures = list_pictures(_folder(subset, "image_dir"))[0] if "image_dir" in subset.settings else []
     return sentences(([path.name for path in pictures if path not in named],
-                      "pictures are left out, because the metadata_file does not name them", ""))
+                      "picture", "left out, which the metadata_file does not name", ""))
 
 
 def _lines(text: str) -> dict[str, Any]:

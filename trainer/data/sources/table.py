@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...disk.text import counted
 from ..captions import table
 from ..naming import Files, Names, name_some, sentences
 from ..pictures.listing import entries
@@ -57,11 +58,11 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
             found[file] = caption
             from_other += [] if column == columns[0] else [name]
     if not found:
-        raise ValueError(f"None of the {len(rows)} files that '{path}' names are there: {name_some(absent)}. Put them "
-                         "beside it, or correct the names.")
+        raise ValueError(f"'{path}' names {counted(len(rows), 'file')}, and none is there: {name_some(absent)}. Put "
+                         "them beside it, or correct the names.")
     return found, sentences(
-        (absent, f"files that '{path.name}' names are not there", ""),
-        (from_other, f"images have nothing in the column {columns[0]} of '{path.name}', so their captions are from "
+        (absent, "file", f"named by '{path.name}' and not there", ""),
+        (from_other, "image", f"with nothing in the column {columns[0]} of '{path.name}', captioned by "
          f"{' or '.join(columns[1:])}", ""))
 
 

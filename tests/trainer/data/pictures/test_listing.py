@@ -45,8 +45,8 @@ def test_formats_that_cannot_be_read_are_told_and_other_files_are_not(tmp_path):
     (tmp_path / "i.jxl").write_bytes(CONTENTS["PNG"])
     os.mkfifo(tmp_path / "pipe")
     assert names(tmp_path) == (["i.jxl"], [
-        f"5 pictures in '{tmp_path.name}' are left out, because their format cannot be read: a.jxl, b, c.tga, d.nef, "
-        "e.xyz. Save them as PNG, JPEG or WebP."])
+        f"5 pictures in '{tmp_path.name}' left out for a format that cannot be read: a.jxl, b, c.tga, d.nef, "
+        "e.xyz. Save as PNG, JPEG or WebP."])
 
 
 def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
@@ -55,8 +55,8 @@ def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
     (tmp_path / "z.png").write_bytes(CONTENTS["PNG"])
     monkeypatch.setattr(listing, "MOST_OPENED", 2)
     assert names(tmp_path) == (["z.png"], [
-        f"3 files in '{tmp_path.name}' are not looked at, because they are so many and their extensions are no "
-        "pictures': 2.bin, 3.bin, 4.bin."])
+        f"3 files in '{tmp_path.name}' not looked at: so many are there without the extension of a picture"
+        ": 2.bin, 3.bin, 4.bin."])
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

@@ -242,7 +242,7 @@ def test_names_are_found_in_another_writing_and_pictures_without_a_name_are_told
     (cats / "meta.json").write_text('{"A.PNG": {"caption": "A"}}')
     found, notes = read(cats, HEAD + SUBSET.replace("'cats'", "\"\\u202acats\"") + "metadata_file = 'meta.json'\n")
     assert [(f.path.name, f.caption) for f in found] == [("a.png", "A")]
-    assert [note for note in notes if "does not name them: b.png." in note]
+    assert [note for note in notes if "does not name: b.png." in note]
 
 
 def test_captions_and_masks_are_found_in_another_writing_and_lost_ones_are_told(cats):
@@ -252,4 +252,4 @@ def test_captions_and_masks_are_found_in_another_writing_and_lost_ones_are_told(
     found, notes = read(cats, HEAD + SUBSET + "conditioning_data_dir = 'masks'\n")
     assert [(f.caption_file.name, f.masks[0].name) for f in found] == [("A.TXT", "A.JPG"), ("b.caption", "B.png")]
     told = "\n".join(notes)
-    assert "another file goes before: c.txt." in told and "their format cannot be read: d.jxl." in told
+    assert "another file goes before: c.txt." in told and "a format that cannot be read: d.jxl." in told
