@@ -2,11 +2,13 @@
 // @ts-check
 
 const STYLE = `
-.livelora { font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border-radius: 6px;
+.livelora { font: 12px sans-serif; color: var(--input-text); border-radius: 6px;
+  background: var(--component-node-widget-background, var(--comfy-input-bg));
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
 .livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, #4a9); transition: width .2s; }
 .livelora[data-state=paused] [role=progressbar] > div { opacity: .4; }
+.livelora:empty { background: none; }
 .livelora .head { display: flex; gap: 4px; align-items: flex-start; }
 .livelora .state { flex: 1; min-width: 0; padding-top: 3px; }
 .livelora button { font: inherit; color: var(--input-text); background: var(--comfy-menu-bg); border: 1px solid var(--border-color);

@@ -231,6 +231,15 @@ def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, da
         Task.of(host, config, replace(dataset, trigger_word="blorp"))
 
 
+@pytest.mark.parametrize(("word", "drawn"), [("ohwx", "ohwx, a pencil drawing"), ("", "a pencil drawing")])
+def test_prompts_have_the_trigger_word_of_the_dataset(host, dataset, word, drawn):
+    settings = SampleSettings(width=64, height=64, steps=1, cfg=1.0, guidance=1.0, sampler_name="euler",
+                              scheduler="simple", seed=0)
+    samples = (Sample("{trigger}, a pencil drawing", "", settings), Sample(" a {cat},", "", settings))
+    task = Task.of(host, TrainConfig(**RECIPE), replace(dataset, trigger_word=word), preview=Preview(samples, 1))
+    assert task.preview and [sample.prompt for sample in task.preview.samples] == [drawn, " a {cat},"]
+
+
 def test_every_text_that_is_far_too_long_is_named_before_anything_is_encoded(host, dataset):
     """The caption of an image to learn or of one that is measured, a prompt, a negative prompt, and what stands in for
     the trigger word."""

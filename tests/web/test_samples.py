@@ -7,7 +7,7 @@ import json
 
 import pytest
 from comfyui import Server
-from demo_page import job_of, new_seed, queue_demo, wait_for_line
+from demo_page import MINUTE, job_of, new_seed, queue_demo, wait_for_line
 from PIL import Image
 from raw import act
 
@@ -42,6 +42,9 @@ def test_a_sample_dropped_on_the_canvas_restores_the_graph(page, server, wait_fo
     drop(page, f"/livelora/jobs/{job}/samples/{name}")
     page.wait_for_function("app.graph.nodes.length > 4")
     assert (placed(page), sent(page)) == before
+    assert job_of(page) == job
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     assert "Invalid workflow" not in page.inner_text("body")
 
 

@@ -92,7 +92,7 @@ def test_a_tab_sees_what_another_does_with_a_paused_job(two, server, wait_for):
     wait_for_line(pages[0], "^Paused")
     agree(pages, server, job)
     press(pages[1], "extend")
-    answer_dialog(pages[1], "Confirm", "7")
+    answer_dialog(pages[1], "Confirm", "3007")
     wait_for(server, job, lambda facts: facts["steps"] == 3007)  # both tabs agree on 3000 until the request is there
     assert agree(pages, server, job)["steps"] == 3007
 

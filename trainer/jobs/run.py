@@ -250,11 +250,11 @@ class Run:
 
     def _texts(self, step: int, sample: Sample) -> dict[str, Any]:
         """Returns the texts that a picture carries. The workflow is one of them, so that dropping the picture on the
-        canvas brings the graph back."""
+        canvas brings the graph back, and with it this job."""
         about = {"job": self._job.id, "step": step, "prompt": sample.prompt, "negative": sample.negative,
                  **dataclasses.asdict(sample.settings)}
         graph = self._job.graph
-        found = {"livelora": about, "prompt": graph and graph.prompt, "workflow": graph and graph.workflow}
+        found = {"livelora": about, "prompt": graph and graph.prompt, "workflow": graph and graph.showing(self._job.id)}
         return {name: value for name, value in found.items() if value}
 
     # What a person does meanwhile

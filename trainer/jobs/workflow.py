@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +45,18 @@ class Graph:
         nested = {name.rsplit(".", 1)[-1]: name for name in self.inputs}
         inputs = {**self.inputs, **{nested.get(name, name): value for name, value in changes.items()}}
         return replace(self, prompt={**self.prompt, self.node: {**self.prompt[self.node], "inputs": inputs}})
+
+    def showing(self, job: str) -> dict[str, Any] | None:
+        """Returns the workflow with the job's id at the train node and its preview node, where the page notes which job
+        they show. Nodes inside subgraphs are left as they are."""
+        if not isinstance(self.workflow, dict):
+            return self.workflow
+        workflow, preview = copy.deepcopy(self.workflow), self.inputs.get("preview")
+        shown = {self.node, *([str(preview[0])] if _is_link(preview) else [])}
+        for node in workflow.get("nodes", ()):
+            if str(node.get("id")) in shown:
+                node["properties"] = {**node.get("properties", {}), "livelora_job": job}
+        return workflow
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the graph as plain values, for JSON."""

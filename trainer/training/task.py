@@ -26,8 +26,13 @@ class Sample:
     """Describes a picture to draw."""
 
     prompt: str
+    """What to draw; `{trigger}` stands for the dataset's trigger word."""
     negative: str
     settings: SampleSettings
+
+    def about(self, trigger_word: str) -> Sample:
+        """Returns the picture with the trigger word in its prompts."""
+        return replace(self, prompt=_filled(self.prompt, trigger_word), negative=_filled(self.negative, trigger_word))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,10 @@ class Preview:
     samples: tuple[Sample, ...]
     every: int
     """Steps between two rounds of pictures. There is also a round before the first step and one after the last."""
+
+    def about(self, trigger_word: str) -> Preview:
+        """Returns the preview with the trigger word in its prompts."""
+        return replace(self, samples=tuple(sample.about(trigger_word) for sample in self.samples))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -71,6 +80,7 @@ class Task:
         Raises ValueError if the recipe asks for what the model or the data does not have, or if `start` does not fit.
         Nothing is loaded or encoded for that."""
         wired = regularization
+        preview = preview and preview.about(dataset.trigger_word)
         learned, of_class = dataset.without_regularization()
         if of_class:
             more = regularization.items if regularization else ()
@@ -135,6 +145,12 @@ def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
                f"{counted(len(without), 'caption')} without it would be held back, such as that of {without[0]}. Write "
                "it into each, or "
                "empty preservation_class.")
+
+
+def _filled(prompt: str, trigger_word: str) -> str:
+    if "{trigger}" not in prompt:
+        return prompt
+    return prompt.replace("{trigger}", trigger_word).strip(" ,")
 
 
 def fingerprint(parts: dict[str, str]) -> str:
