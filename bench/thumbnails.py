@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 FOLDER = ROOT / "example_workflows"
 SIZE = 900, 600
 MARGIN = 24
+AN_HOUR = 3600.0
 DATASET = {"class_type": "LiveLoraDataset", "inputs": {
     "folder": "demo_dataset", "resolution": 128, "trigger_word": "flatmoji", "missing_captions": "refuse",
     "bad_images": "refuse"}}
@@ -28,7 +29,7 @@ DATASET = {"class_type": "LiveLoraDataset", "inputs": {
 
 def drawn(server: Server, graph: dict[str, Any], node: str) -> Image.Image:
     """The picture that a Save Image node of a graph saves."""
-    [about] = server.run(graph)[node]["images"]
+    [about] = server.run(graph, AN_HOUR)[node]["images"]
     return picture(server.get("/view?" + urllib.parse.urlencode(about)))
 
 
@@ -43,7 +44,7 @@ def saved(source: dict[str, Any], output: int = 0) -> dict[str, Any]:
 
 
 def first_lora(server: Server, workflow: dict[str, Any]) -> Image.Image:
-    server.run(workflow)
+    server.run(workflow, AN_HOUR)
     job = server.get("/livelora/jobs")[-1]["job"]
     names = server.get(f"/livelora/jobs/{job}")["samples"]
     steps = sorted({name.split("_")[1] for name in names})
