@@ -21,7 +21,8 @@ CAPTIONING = """(folder) => {
   set(captioner, "engine", "template");
   data.connect(0, captioner, 0);
 }"""
-TOLD = "() => [...document.querySelectorAll('.livelora.text')].map((e) => e.textContent)"
+TOLD = """() => [...document.querySelectorAll(".livelora.text")].map((element) =>
+  [...element.querySelectorAll(":scope > div > div")].map((line) => line.textContent).join("\\n"))"""
 
 
 def test_captions_that_are_missing_are_told_and_the_captioner_runs_by_itself(page, server):

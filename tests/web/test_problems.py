@@ -153,8 +153,9 @@ MISTAKES = {
     # Found when the node runs.
     "no captions": Mistake(lambda: trained("uncaptioned"), "LiveLoraTrain", "has no caption: b.png."),
     "no trigger word": Mistake(
-        lambda: dataset(folder="uncaptioned", missing_captions="use the trigger word", trigger_word=""),
-        "LiveLoraDataset", "because trigger_word is empty."),
+        lambda: trained("uncaptioned") | dataset(
+            folder="uncaptioned", missing_captions="use the trigger word", trigger_word=""),
+        "LiveLoraTrain", "or fill in trigger_word."),
     "a picture that is cut": Mistake(
         lambda: dataset(folder="cut"), "LiveLoraDataset", "b.png cannot be read as a picture"),
     "a caption in Latin-1": Mistake(lambda: dataset(folder="latin"), "LiveLoraDataset", "b.txt is not UTF-8 text"),

@@ -55,7 +55,7 @@ def test_formats_that_cannot_be_read_are_told_and_other_files_are_not(tmp_path):
                                    b"SIMPLE  =", b"CSFCHUNK"])
 def test_other_formats_are_known_by_how_they_begin(tmp_path, start):
     (tmp_path / "a").write_bytes(start + bytes(20))
-    assert "format cannot be read: a." in names(tmp_path)[1][0]
+    assert "format that cannot be read: a." in names(tmp_path)[1][0]
 
 
 def test_a_big_tiff_is_read(tmp_path):
