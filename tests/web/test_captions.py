@@ -26,11 +26,11 @@ TOLD = """() => [...document.querySelectorAll(".livelora.text")].map((element) =
 
 
 def test_captions_that_are_missing_are_told_and_the_captioner_runs_by_itself(page, server):
-    folder = server.base / "input" / "uncaptioned"
+    folder = server.base / "input" / "no_captions"
     folder.mkdir(exist_ok=True)
     for color in ("red", "blue"):
         Image.new("RGB", (64, 64), color).save(folder / f"{color}.png")
-    page.evaluate(CAPTIONING, "uncaptioned")
+    page.evaluate(CAPTIONING, "no_captions")
     shown = page.evaluate("app.graph.nodes[0].widgets.find((w) => w.name === 'missing_captions').options")
     assert not shown.get("advanced")
     page.evaluate("app.queuePrompt(0, 1)")
