@@ -1,4 +1,4 @@
-"""A real browser on a real ComfyUI, for the browser tests and the thumbnails."""
+"""A real browser on a real ComfyUI, for the browser tests."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from comfyui import Server  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-WORKFLOW = ROOT / "example_workflows" / "Train your first LoRA (demo, no downloads).json"
+WORKFLOW = ROOT / "example_workflows" / "1 Train your first LoRA (demo, no downloads).json"
 HELD_OUT = ROOT / "bench" / "demo_model" / "held_out"
 COLUMNS = {"base": None, "LoRA 0.5": 0.5, "LoRA 1.0": 1.0}
 ROWS = 8
@@ -152,7 +152,7 @@ def run(base: Path) -> dict:
     """The whole demo in the folder `base`; gives its figures."""
     captions = held_out_captions()
     with Server(base) as server:
-        print(f"ComfyUI runs at {server.url}. Training “Train your first LoRA (demo, no downloads)”:")
+        print(f"ComfyUI runs at {server.url}. Training “1 Train your first LoRA (demo, no downloads)”:")
         graph, node = training_graph(server)
         began = time.monotonic()
         job, outputs = train(server, graph)

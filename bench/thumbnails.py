@@ -1,64 +1,82 @@
-"""Takes the example workflows' thumbnails: each is run in a real browser and photographed.
+"""Makes the example workflows' thumbnails of what they make: each is run on a real server, that for FLUX.1 up to its
+dataset, because its model is not here.
 
     python dev.py bench thumbnails
 
-The FLUX.1 workflow is photographed only: its model is not here, but for empty files of that name, without which ComfyUI
-frames the loaders in red. Needs Chromium."""
+1: each prompt before training, early and at the end, from above. 2: images with their captions. 3: the picture drawn
+with the new LoRA."""
 
 from __future__ import annotations
 
 import io
 import json
 import tempfile
+import urllib.parse
 from pathlib import Path
+from typing import Any
 
-from browser import browser, change_settings, new_tab, open_comfyui
-from comfyui import Server
-from PIL import Image
-from playwright.sync_api import Page
+from comfyui import ROOT, Server
+from PIL import Image, ImageOps
 
-FOLDER = Path(__file__).resolve().parents[1] / "example_workflows"
-SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
-WIDTH = 960
-FLUX = ["diffusion_models/flux1-dev", "text_encoders/clip_l", "text_encoders/t5xxl_fp16", "vae/ae"]
-FIT = """() => {
-  const all = app.graph.nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
-  const [left, top] = [0, 1].map((i) => Math.min(...all.map((b) => b[i])) - 20);
-  const [right, bottom] = [2, 3].map((i) => Math.max(...all.map((b) => b[i])) + 20);
-  const ds = app.canvas.ds, scale = Math.min(1500 / (right - left), 1000 / (bottom - top), 1);
-  ds.scale = scale; ds.offset = [-left + 110 / scale, -top + 90 / scale];
-  app.canvas.setDirty(true, true);
-  return {x: 110, y: 90, width: (right - left) * scale, height: (bottom - top) * scale};
-}"""
+FOLDER = ROOT / "example_workflows"
+SIZE = 900, 600
+MARGIN = 24
+AN_HOUR = 3600.0
+DATASET = {"class_type": "LiveLoraDataset", "inputs": {
+    "folder": "demo_dataset", "resolution": 128, "trigger_word": "flatmoji", "missing_captions": "refuse",
+    "bad_images": "refuse"}}
 
 
-def photograph(page: Page, path: Path) -> None:
-    """The graph alone, as a JPEG."""
-    clip = page.evaluate(FIT)
-    page.wait_for_timeout(1500)
-    shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    shot.resize((WIDTH, round(shot.height * WIDTH / shot.width)), Image.Resampling.LANCZOS).save(path, quality=85)
-    print(path, f"{path.stat().st_size // 1000} kB")
+def drawn(server: Server, graph: dict[str, Any], node: str) -> Image.Image:
+    """The picture that a Save Image node of a graph saves."""
+    [about] = server.run(graph, AN_HOUR)[node]["images"]
+    return picture(server.get("/view?" + urllib.parse.urlencode(about)))
+
+
+def picture(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def saved(source: dict[str, Any], output: int = 0) -> dict[str, Any]:
+    """A node with Save Image behind it."""
+    return {"source": source, "image": {"class_type": "SaveImage", "inputs": {
+        "images": ["source", output], "filename_prefix": "thumbnail"}}}
+
+
+def first_lora(server: Server, workflow: dict[str, Any]) -> Image.Image:
+    server.run(workflow, AN_HOUR)
+    job = server.get("/livelora/jobs")[-1]["job"]
+    names = server.get(f"/livelora/jobs/{job}")["samples"]
+    steps = sorted({name.split("_")[1] for name in names})
+    rows = [[name for name in names if name.split("_")[1] == step] for step in (steps[0], steps[2], steps[-1])]
+    pictures = [[picture(server.get(f"/livelora/jobs/{job}/samples/{name}")) for name in row] for row in rows]
+    width, height = pictures[0][0].size
+    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height), "white")
+    for y, row in enumerate(pictures):
+        for x, sample in enumerate(row):
+            sheet.paste(sample, (x * width, y * height))
+    return sheet
+
+
+def flux_lora(server: Server, workflow: dict[str, Any]) -> Image.Image:
+    sheet = drawn(server, saved(DATASET, 4), "image")
+    return sheet.crop((0, 0, sheet.width, sheet.height // 2))
+
+
+def use_it(server: Server, workflow: dict[str, Any]) -> Image.Image:
+    [node] = [name for name, entry in workflow.items() if entry["class_type"] == "SaveImage"]
+    return drawn(server, workflow, node)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server, browser() as running:
-        for name in FLUX:
-            path = Path(folder, "models", f"{name}.safetensors")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        change_settings(server, SETTINGS)
-        page = new_tab(running, server, 1720, 1120)
-        open_comfyui(page, server)
-        for path in sorted(FOLDER.glob("*.json")):
-            workflow = json.loads(path.read_text(encoding="utf-8"))
-            page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-            if "Flux" not in path.stem:
-                done = len(server.get("/history"))
-                page.evaluate("app.queuePrompt(0, 1)")
-                while len(server.get("/history")) == done:
-                    page.wait_for_timeout(1000)
-            photograph(page, path.with_suffix(".jpg"))
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder)) as server:
+        for path, make in zip(sorted(FOLDER.glob("*.json")), (first_lora, flux_lora, use_it), strict=True):
+            made = make(server, server.to_api(json.loads(path.read_text(encoding="utf-8"))))
+            page = Image.new("RGB", SIZE, "white")
+            inner = ImageOps.contain(made, (SIZE[0] - 2 * MARGIN, SIZE[1] - 2 * MARGIN), Image.Resampling.LANCZOS)
+            page.paste(inner, ((SIZE[0] - inner.width) // 2, (SIZE[1] - inner.height) // 2))
+            page.save(path.with_suffix(".jpg"), quality=88)
+            print(path.with_suffix(".jpg"), f"{path.with_suffix('.jpg').stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from ..trainer.comfy.families import USUAL
 from ..trainer.comfy.paths import absolute_path
 from ..trainer.comfy.progress import show_progress
 from ..trainer.data.captions import files as captions
+from ..trainer.data.naming import name_some
+from ..trainer.disk.text import counted
 from .choices import checked
 from .dataset import check_own_files
 from .jobs import EVERYBODY
@@ -37,6 +39,7 @@ class Captioner(io.ComfyNode):
                         "that are there with a template. Nothing is written to disk unless you ask for it.",
             search_aliases=["caption images", "trigger word", "edit captions", "tagger", "WD14", "JoyCaption",
                             "Florence-2"],
+            is_output_node=True,
             inputs=[
                 LoraDataset.Input("dataset", tooltip="From LoRA Dataset Loader."),
                 io.String.Input("template", default="{trigger}, {caption}", tooltip=(
@@ -151,14 +154,19 @@ def _engine(chosen: dict[str, Any]) -> Engine | None:
 def _summary(done: Captioned, write_files: bool) -> str:
     how = "written to disk" if write_files else "changed in memory only (dry run)"
     unique = len({item.path for item in done.dataset.items})
-    return f"{len(done.changes)} of {unique} captions {how}"
+    return f"{len(done.changes)} of {counted(unique, 'caption')} {how}"
 
 
 def _warnings(done: Captioned) -> list[str]:
-    if not done.problems:
-        return []
-    return [f"{len(done.problems)} images have no new caption; queue again with another seed to try them once more:",
-            *done.problems[:SHOWN]]
+    lines = []
+    if missing := done.dataset.uncaptioned:
+        lines.append(f"{counted(len(missing), 'image')} still without a caption: "
+                     f"{name_some([item.path.name for item in missing])}")
+    if done.problems:
+        lines += [f"No new caption for {counted(len(done.problems), 'image')}; queue again with another seed to try "
+                  "once more:",
+                  *done.problems[:SHOWN]]
+    return lines
 
 
 def _changes(done: Captioned) -> list[str]:

@@ -13,13 +13,13 @@ from ..trainer.comfy.paths import dataset_folder
 from ..trainer.comfy.progress import show_progress
 from ..trainer.comfy.tokens import counter
 from ..trainer.data.cache import trim
-from ..trainer.data.item import Dataset
+from ..trainer.data.item import Dataset, OnMissingCaption
 from ..trainer.data.pictures.augment import Augment, Crop
 from ..trainer.data.pictures.masks import Masks
 from ..trainer.data.places import fingerprint
 from ..trainer.data.report import report as reports
 from ..trainer.data.report.sheet import contact_sheet, report_picture
-from ..trainer.data.scan import Cut, OnBadImage, OnMissingCaption, scan
+from ..trainer.data.scan import Cut, OnBadImage, scan
 from ..trainer.data.sources.choose import check
 from .choices import checked
 from .jobs import EVERYBODY
@@ -112,9 +112,9 @@ def resolution_input(more: str) -> io.Input:
 
 def missing_captions_input() -> io.Input:
     """Returns the input that says what happens to images without a caption."""
-    return io.Combo.Input("missing_captions", options=list(get_args(OnMissingCaption)), advanced=True, tooltip=(
-        "What to do with images that have no caption. refuse: name them and stop. use the trigger word: train them "
-        "with the trigger word alone."))
+    return io.Combo.Input("missing_captions", options=list(get_args(OnMissingCaption)), tooltip=(
+        "What LoRA Train does with images that have no caption. refuse: it names them and does not start; LoRA "
+        "Captioner can write them before. use the trigger word: it trains them with the trigger word alone."))
 
 
 def clip_input() -> io.Input:

@@ -122,6 +122,7 @@ def _drawn(job: Job, host: ComfyHost, model: Any, samples: Sequence[Sample], str
     if lora is None:
         raise ValueError(f"Job {job.id} has no LoRA yet ({job.state}). Queue again after its first step.")
     check_fits(lora, model.model.diffusion_model)
+    samples = [sample.about(lora.metadata.get("modelspec.trigger_phrase", "")) for sample in samples]
     try:
         return comparison.drawn(host, lora, samples, strengths, show_progress)
     except Interrupted:

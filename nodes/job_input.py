@@ -15,7 +15,8 @@ NEWEST = "newest"
 def job_input() -> io.Input:
     """Returns an input that offers "newest" and every job, newest first."""
     return io.Combo.Input("job", options=[NEWEST, *EVERYBODY.names()], default=NEWEST, tooltip=(
-        "Which training. newest: the one that was started last. Choose one to stay with it."))
+        "Which training: its name, when it was started, how far it is. newest: the one that was started last. Choose "
+        "one to stay with it."))
 
 
 def check_job(name: str | None) -> bool | str:

@@ -38,7 +38,7 @@ class Live(io.ComfyNode):
                     io.DynamicCombo.Option("step", [
                         io.Int.Input("step", default=100, min=1, max=most("steps") + most("extra_steps"), tooltip=(
                             "A step whose state is still on disk. LoRA Train's save_every and keep_states say which "
-                            "those are. If you choose another, the error lists them.")),
+                            "those are; the node lists them.")),
                     ]),
                 ], tooltip=(
                     "Which LoRA of the job. newest: the one after the last step. best: the one with the lowest "

@@ -14,6 +14,11 @@ from ..trainer.training.task import Preview
 from .choices import checked
 from .types import CATEGORY, LoraPreview, refusal
 
+PROMPTS = """{trigger} in a snowy forest at dawn
+{trigger}, a pencil drawing
+a snowy forest at dawn"""
+"""What a new node draws: the subject twice, and the last one to see what it looks like without."""
+
 
 class SamplePreview(io.ComfyNode):
     @classmethod
@@ -26,9 +31,10 @@ class SamplePreview(io.ComfyNode):
                         "KSampler. The pictures appear here. The first round shows the base model.",
             search_aliases=["training samples", "sample prompts", "validation images"],
             inputs=[
-                io.String.Input("prompts", multiline=True, default="", tooltip=(
-                    "One prompt a line. Use your trigger word, and things that are not in your training images. A line "
-                    "may end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
+                io.String.Input("prompts", multiline=True, default=PROMPTS, tooltip=(
+                    "One prompt a line. {trigger} is the dataset's trigger word. Ask for things that are not in your "
+                    "training images, and once without the trigger word: that shows what leaks out of it. A line may "
+                    " end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
                     "--g guidance, --m LoRA strength, --n negative prompt, such as: a cat --d 7 --m 0.8. Lines that "
                     "start with # are skipped.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.paths import table_path
 from ..trainer.data import review
+from ..trainer.disk.text import counted
 from .choices import checked
 from .dataset import check_own_files
 from .types import CATEGORY, LoraDataset, refusal, told
@@ -86,7 +87,7 @@ class CaptionReview(io.ComfyNode):
             taken = review.read_table(table_path(table), dataset)
         edited = review.search_and_replace(taken.dataset, find, replace, regular_expression)
         changes = review.changes(dataset, edited)
-        lines, warnings = [f"{len(changes)} captions changed"], [*taken.notes]
+        lines, warnings = [f"{counted(len(changes), 'caption')} changed"], [*taken.notes]
         result = edited
         if use == "accepted only" and taken.accepted is not None:
             result = review.only_accepted(edited, taken.accepted, table_path(table).name)
@@ -95,7 +96,7 @@ class CaptionReview(io.ComfyNode):
             review.write_table(table_path(table), edited)
             lines.append(f"The table is in {table_path(table)}")
         if write_files:
-            lines.append(f"{review.write_captions(result)} captions written beside their images")
+            lines.append(f"{counted(review.write_captions(result), 'caption')} written beside their images")
         more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
         report = "\n".join([*lines, *warnings, *changes[:SHOWN], *more])
         text = review.as_text(review.rows(edited, taken.accepted))

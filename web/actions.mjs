@@ -1,7 +1,7 @@
 // What a person must say before something is done with a job.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { getJob } from "./jobs.mjs?v=1";
+import { getJob, tell } from "./jobs.mjs?v=1";
 
 const QUESTIONS = { extend: askSteps, discard: askDiscard, delete: askDelete };
 
@@ -11,17 +11,21 @@ export async function ask(action, facts) {
   return action in QUESTIONS ? QUESTIONS[action](facts) : {};
 }
 
-async function askSteps(facts) {
+async function askSteps({ job, steps: known }) {
   const text = await app.extensionManager.dialog.prompt({
     title: "Extend training",
-    message: `How many steps more than ${facts.steps}?`,
-    defaultValue: "100",
+    message: `Train until which step? It would end at step ${known}.`,
+    defaultValue: String(known + 100),
   });
-  return text?.trim() ? { steps: Number(text) || text } : null; // what is no number the server refuses, and says why
+  if (!text?.trim()) return null;
+  const { steps } = (await getJob(job)) ?? { steps: known }; // another tab may have extended it meanwhile
+  const until = Number(text);
+  if (Number.isInteger(until) && until > steps) return { steps: until - steps };
+  return tell(`Training goes on until a step after ${steps}, got "${text.trim()}". Give a whole number above ${steps}.`);
 }
 
 function askDiscard(facts) {
-  return confirm("Discard what was learned?", "default", `“${facts.name}” stops and forgets its ${facts.step} steps. ` +
+  return confirm("Discard what was learned?", "default", `“${facts.name}” stops and forgets what it learned in ${facts.step === 1 ? "1 step" : `${facts.step} steps`}. ` +
     "Its states, pictures and LoRA are removed, for good. Stop keeps them.");
 }
 

@@ -72,7 +72,8 @@ function address(job) {
   return `${JOBS}/${encodeURIComponent(job)}`;
 }
 
-function tell(sentence) {
+/** Tells the person in the corner of the page, and gives null. */
+export function tell(sentence) {
   app.extensionManager.toast.add({ severity: "warn", summary: "LoRA training", detail: sentence, life: 10000 });
   return null;
 }

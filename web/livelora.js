@@ -7,12 +7,14 @@ import { onEvent, onReconnected } from "./jobs.mjs?v=1";
 import { addMonitor, showJob } from "./monitor.mjs?v=1";
 import { addGallery, showSamples } from "./gallery.mjs?v=1";
 import { notice, noticeBegin, settings } from "./notices.mjs?v=1";
-import { offerJobs } from "./picker.mjs?v=1";
+import { addPicker, noteJob, offerJobs } from "./picker.mjs?v=1";
 import { addReport } from "./report.mjs?v=1";
 import { restoreRuns, watchRuns } from "./runs.mjs?v=1";
+import { addSteps, showSteps } from "./steps.mjs?v=1";
 
 const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";
+const LIVE = "LiveLoraLive";
 const WIDGETS = {
   [TRAIN]: addMonitor,
   [PREVIEW]: addGallery,
@@ -20,11 +22,21 @@ const WIDGETS = {
   LiveLoraDatasetFromImages: addReport,
   LiveLoraCaption: addReport,
   LiveLoraReview: addReport,
-  LiveLoraLive: addReport,
+  [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
 };
-const PICKERS = ["LiveLoraLive", "LiveLoraGrid"];
+const PICKERS = [LIVE, "LiveLoraGrid"];
+
+function addLive(node) {
+  addSteps(node);
+  addReport(node);
+}
+
+async function offer(nodes) {
+  await offerJobs(nodes);
+  nodes.filter((node) => node.comfyClass === LIVE).forEach(showSteps);
+}
 
 /** Our nodes that show a job: those of the queued workflow, wherever it is open. */
 function showing(job, ...types) {
@@ -48,16 +60,17 @@ function onJob(facts) {
   tie(facts.job, facts.train_node, TRAIN);
   tie(facts.job, facts.preview_node, PREVIEW);
   showing(facts.job, TRAIN, PREVIEW).forEach(restore);
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 function onProgress(facts) {
   const { job, state, step } = facts;
   notice(facts);
+  noteJob(facts);
   showing(job, TRAIN).forEach((node) => node.livelora.show(facts));
   if (state === "training") return;
   if (state === "stopped" && !step) showing(job, PREVIEW).forEach(restore); // what was discarded has no pictures
-  if (state === "queued") offerJobs(nodesOf(...PICKERS)); // it may be new, of another tab or program
+  if (state === "queued") offer(nodesOf(...PICKERS)); // it may be new, of another tab or program
   const waits = ({ livelora: { shown } }) => shown.state === "queued" && shown.job !== job;
   nodesOf(TRAIN).filter(waits).forEach(restore); // their places in the queue may have changed
 }
@@ -67,13 +80,13 @@ function onDeleted({ job }) {
     delete node.properties.livelora_job;
     restore(node);
   }
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 function onReturn() {
   restoreRuns();
   nodesOf(TRAIN, PREVIEW).forEach(restore);
-  offerJobs(nodesOf(...PICKERS));
+  offer(nodesOf(...PICKERS));
 }
 
 app.registerExtension({
@@ -91,7 +104,9 @@ app.registerExtension({
     if (node.comfyClass?.startsWith("LiveLora")) addFolds(node);
     WIDGETS[node.comfyClass]?.(node);
     if (node.comfyClass in WIDGETS) node.expandToFitContent();
-    if (PICKERS.includes(node.comfyClass)) offerJobs([node]);
+    if (!PICKERS.includes(node.comfyClass)) return;
+    addPicker(node);
+    offer([node]);
   },
   loadedGraphNode(node) {
     if (node.comfyClass in WIDGETS) restore(node);

@@ -26,6 +26,7 @@ export function addReport(node) {
     resize(node, () => { element.parentElement.style.minHeight = `${height}px`; });
   });
   node.livelora = {
+    ...node.livelora,
     /** Shows what a run puts out: `text`, and which of its lines are `warnings`. */
     report({ text = [], warnings = [] }) {
       const first = linesOf(warnings);

@@ -3,13 +3,15 @@
 
 const STYLE = `
 .livelora-box { display: flex; flex-direction: column; height: 100%; contain: size; overflow: hidden; border-radius: 6px;
-  background: var(--comfy-input-bg); --wrong: #b91c1c; --advice: #b45309; }
+  --wrong: #b91c1c; --advice: #b45309; }
 .dark-theme .livelora-box { --wrong: #f87171; --advice: #fbbf24; }
+.livelora-box > * { background: var(--component-node-widget-background, var(--comfy-input-bg)); }
+.livelora-box > .livelora:empty, .livelora-box > .livelora.text:not(:has(> div > div)) { background: none; }
 .livelora-box > .problem { font: 12px sans-serif; color: var(--wrong); white-space: pre-wrap; overflow-wrap: anywhere;
   flex: 0 1 auto; overflow: auto; padding: 6px 8px; user-select: text; }
 .livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
 .livelora-box > .livelora { flex: 1 1000 0; min-height: 26px; }
-.livelora { font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border-radius: 6px;
+.livelora { font: 12px sans-serif; color: var(--input-text); border-radius: 6px;
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
 .livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, #4a9); transition: width .2s; }
@@ -25,6 +27,7 @@ const STYLE = `
 .livelora [role=menu] { margin: 0; padding: 4px; min-width: 150px; border: 1px solid var(--border-color); border-radius: 6px;
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
+.livelora.steps { display: flex; flex-wrap: wrap; gap: 4px; align-items: baseline; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }

@@ -292,7 +292,7 @@ def test_nothing_but_regularization_images_is_refused(host, folder, tmp_path):
     config = tmp_path / "dataset.toml"
     config.write_text(f"[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = {str(folder)!r}\n"
                       "is_reg = true\ncaption_extension = '.txt'\n")
-    with pytest.raises(ValueError, match="All 6 images .* are regularization images"):
+    with pytest.raises(ValueError, match="only regularization images .* 6 in all"):
         Task.of(host, TrainConfig(**RECIPE), read(config))
 
 

@@ -207,12 +207,38 @@ def test_a_task_that_lacks_what_its_recipe_needs_is_refused_with_all_reasons(hos
         assert part in told
 
 
+def test_images_without_a_caption_are_refused_unless_the_trigger_word_may_stand_in(host, dataset):
+    """Whether they are to be learned, measured, or of the class."""
+    lacking = replace(dataset, items=(dataset.items[0].captioned("", "ohwx"), *dataset.items[1:]))
+    told = (f"1 of 6 images in '{dataset.folder}' has no caption: black.png. Write one .txt file for each image ("
+            "black.png → black.txt), let LoRA Captioner write them, or set missing_captions to 'use the trigger word'.")
+    config = TrainConfig(**RECIPE)
+    for task in ({"dataset": lacking}, {"dataset": dataset, "validation": lacking},
+                 {"dataset": dataset, "regularization": lacking}):
+        with pytest.raises(ValueError) as caught:
+            Task.of(host, config, **task)
+        assert str(caught.value) == f"This cannot be trained:\n- {told}"
+    taken = replace(lacking, on_missing_caption="use the trigger word")
+    assert Task.of(host, config, taken).dataset.items[0].caption == "ohwx"
+    with pytest.raises(ValueError, match=r"let LoRA Captioner write them, or fill in trigger_word\."):
+        Task.of(host, config, replace(taken, trigger_word=""))
+
+
 def test_a_caption_without_the_trigger_word_cannot_be_kept_as_the_class(host, dataset):
     """Its answer would be trained and preserved at once."""
     config = TrainConfig(**RECIPE, preservation_weight=1.0, preservation_class="cat")
     Task.of(host, config, dataset)
-    with pytest.raises(ValueError, match="replaces the trigger word 'blorp', and 6 captions do not have it, such as"):
+    with pytest.raises(ValueError, match="the trigger word 'blorp', and 6 captions without it would be held back"):
         Task.of(host, config, replace(dataset, trigger_word="blorp"))
+
+
+@pytest.mark.parametrize(("word", "drawn"), [("ohwx", "ohwx, a pencil drawing"), ("", "a pencil drawing")])
+def test_prompts_have_the_trigger_word_of_the_dataset(host, dataset, word, drawn):
+    settings = SampleSettings(width=64, height=64, steps=1, cfg=1.0, guidance=1.0, sampler_name="euler",
+                              scheduler="simple", seed=0)
+    samples = (Sample("{trigger}, a pencil drawing", "", settings), Sample(" a {cat},", "", settings))
+    task = Task.of(host, TrainConfig(**RECIPE), replace(dataset, trigger_word=word), preview=Preview(samples, 1))
+    assert task.preview and [sample.prompt for sample in task.preview.samples] == [drawn, " a {cat},"]
 
 
 def test_every_text_that_is_far_too_long_is_named_before_anything_is_encoded(host, dataset):

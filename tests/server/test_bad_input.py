@@ -57,9 +57,21 @@ def test_a_folder_that_leads_out_of_input(server):
 
 
 def test_no_captions(server, folder):
+    """LoRA Train refuses; LoRA Dataset Loader shows what there is, and LoRA Captioner mends it."""
     (folder / "b.txt").unlink()
-    told = failure(server, dataset(40, folder=str(folder)))
-    assert "1 of 2 images" in told and "no caption: b.png." in told
+    with pytest.raises(Failed) as caught:
+        server.run(dataset(40, folder=str(folder)))
+    told = caught.value.message
+    assert (f"1 of 2 images in '{folder}' has no caption: b.png. Write one .txt file for each image (b.png → b.txt), "
+            "let LoRA Captioner write them, or set missing_captions to 'use the trigger word'.") in told
+    looking = {"data": dataset(40, folder=str(folder))["data"], "captions": {
+        "class_type": "LiveLoraCaption", "inputs": {"dataset": ["data", 0], "template": "{trigger}, {name}",
+                                                    "which": "missing only", "write_files": True}}}
+    shown = server.run(looking)
+    assert "• 1 without a caption, which LoRA Train refuses: b.png." in shown["data"]["text"][0]
+    assert shown["data"]["images"] and shown["captions"]["text"] == ["1 of 2 captions written to disk\n"
+                                                                     "b.png: “” → “flatmoji, b”"]
+    (folder / "b.txt").unlink()
     graph = dataset(40, folder=str(folder), missing_captions="use the trigger word", trigger_word="ohwx")
     graph["train"]["inputs"]["preset.steps"] = 1
     server.run(graph)

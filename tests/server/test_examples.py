@@ -27,8 +27,8 @@ def shortened(graph: dict) -> dict:
 
 
 def test_there_are_three():
-    assert [p.stem for p in EXAMPLES] == ["Train a Flux LoRA", "Train your first LoRA (demo, no downloads)",
-                                          "Train, then use it"]
+    assert [p.stem for p in EXAMPLES] == ["1 Train your first LoRA (demo, no downloads)", "2 Train a Flux LoRA",
+                                          "3 Train, then use it"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -46,7 +46,7 @@ def test_it_names_its_packs_and_has_a_thumbnail(path):
 
 
 def test_train_your_first_lora_runs(server):
-    graph = shortened(server.to_api(load(EXAMPLES[1])))
+    graph = shortened(server.to_api(load(EXAMPLES[0])))
     assert len(graph) == 5
     outputs = server.run(graph)
     [saved] = [n for n, node in graph.items() if node["class_type"] == "LiveLoraSave"]
@@ -70,7 +70,7 @@ def test_train_a_flux_lora_runs_with_files_of_our_own(server):
     folder.mkdir(exist_ok=True)
     for file in sorted((ROOT / "example_workflows" / "demo_dataset").iterdir())[:6]:
         shutil.copy(file, folder)
-    graph = shortened(server.to_api(load(EXAMPLES[0])))
+    graph = shortened(server.to_api(load(EXAMPLES[1])))
     [clip] = [n for n, node in graph.items() if node["class_type"] == "DualCLIPLoader"]
     graph[clip] = {"class_type": "LiveLoraDemoModel", "inputs": {}}
     for node in graph.values():

@@ -10,7 +10,7 @@ from pathlib import Path
 from comfyui import ROOT
 from playwright.sync_api import Page
 
-DEMO = ROOT / "example_workflows" / "Train your first LoRA (demo, no downloads).json"
+DEMO = ROOT / "example_workflows" / "1 Train your first LoRA (demo, no downloads).json"
 MINUTE = 60_000
 """In milliseconds. This machine may be busy."""
 TOAST = ".p-toast-detail, [data-testid=toast]"

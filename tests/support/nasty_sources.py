@@ -73,7 +73,7 @@ def captions(made: Sources) -> None:
                           "lone surrogate": b"\xed\xa0\x80"}.items():
         made.add(pair(made.place(f"caption {name}"), caption=content), None, "cat.txt")
     for name, content in {"empty": b"", "blank": b" \n\t ", "only bom": b"\xef\xbb\xbf"}.items():
-        made.add(pair(made.place(f"caption {name}"), caption=content), None, "cat.png", "no caption")
+        made.add(pair(made.place(f"caption {name}"), caption=content), {"cat.png": ""})
     place = pair(made.place("caption folder"))
     (place / "cat.txt").unlink()
     (place / "cat.txt").mkdir()
@@ -122,7 +122,7 @@ def names(made: Sources) -> None:
     broken = made.place("names/not utf8")
     for suffix in (b".png", b".txt"):
         Path(os.fsdecode(os.fsencode(broken) + b"/\xff\xfe" + suffix)).write_bytes(PNG if suffix == b".png" else b"x")
-    made.add(broken, None, "not utf8", "names are not UTF-8")
+    made.add(broken, None, "not utf8", "a name that is not UTF-8")
 
 
 def tables(made: Sources) -> None:

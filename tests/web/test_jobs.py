@@ -61,14 +61,14 @@ def test_stop_keeps_what_was_learned_and_resume_goes_on_from_there(page, server,
     assert page.problems == []
 
 
-def test_a_training_is_extended_by_as_many_steps_as_one_says(page, server, wait_for):
+def test_a_training_is_extended_until_the_step_that_one_says(page, server, wait_for):
     job = start_demo(page)
     press(page, "extend")
-    assert "more than 3000?" in answer_dialog(page, "Confirm", "many")
-    assert toast(page) == 'steps must be a whole number from 1 to 100000, got "many".'
+    assert "Train until which step? It would end at step 3000." in answer_dialog(page, "Confirm", "many")
+    assert toast(page) == 'Training goes on until a step after 3000, got "many". Give a whole number above 3000.'
     assert server.get(f"/livelora/jobs/{job}")["steps"] == 3000
     press(page, "extend")
-    page.get_by_role("dialog").get_by_role("textbox").fill("50")
+    page.get_by_role("dialog").get_by_role("textbox").fill("3050")
     page.keyboard.press("Enter")
     wait_for_line(page, r"^Step \d+ of 3050")
     assert server.get(f"/livelora/jobs/{job}")["steps"] == 3050

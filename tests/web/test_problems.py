@@ -151,10 +151,11 @@ MISTAKES = {
     "no LoRA to merge": Mistake(
         lambda: merged(lora_b="cut_short.safetensors"), "LiveLoraMerge", "cut_short.safetensors"),
     # Found when the node runs.
-    "no captions": Mistake(lambda: dataset(folder="uncaptioned"), "LiveLoraDataset", "have no caption: b.png."),
+    "no captions": Mistake(lambda: trained("uncaptioned"), "LiveLoraTrain", "has no caption: b.png."),
     "no trigger word": Mistake(
-        lambda: dataset(folder="uncaptioned", missing_captions="use the trigger word", trigger_word=""),
-        "LiveLoraDataset", "because trigger_word is empty."),
+        lambda: trained("uncaptioned") | dataset(
+            folder="uncaptioned", missing_captions="use the trigger word", trigger_word=""),
+        "LiveLoraTrain", "or fill in trigger_word."),
     "a picture that is cut": Mistake(
         lambda: dataset(folder="cut"), "LiveLoraDataset", "b.png cannot be read as a picture"),
     "a caption in Latin-1": Mistake(lambda: dataset(folder="latin"), "LiveLoraDataset", "b.txt is not UTF-8 text"),
@@ -301,8 +302,8 @@ def test_a_report_has_its_warnings_first_and_unfolds(page, files):
     before = heights(page)["LiveLoraReview"]
     queue(page)
     lines = wait_for_report(page, "3 captions changed")
-    warned = ["1 rows of some.csv are for images that are not in the dataset: gone.png",
-              "2 images have no row in some.csv and keep their captions: b.png, c.png"]
+    warned = ["1 row of some.csv for images not in the dataset: gone.png",
+              "2 images without a row in some.csv, with captions as before: b.png, c.png"]
     changed = ["a.png: “flatmoji, a red square” → “flatmoji”",
                "b.png: “flatmoji, a blue square” → “flatmoji, a blue box”",
                "c.png: “flatmoji, a green square” → “flatmoji, a green box”"]

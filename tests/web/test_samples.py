@@ -158,6 +158,9 @@ def test_a_sample_dropped_on_the_canvas_restores_the_graph(page, server, wait_fo
     drop(page, f"/livelora/jobs/{job}/samples/{name}")
     page.wait_for_function("app.graph.nodes.length > 4")
     assert (placed(page), sent(page)) == before
+    assert job_of(page) == job
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     assert "Invalid workflow" not in page.inner_text("body")
 
 

@@ -14,7 +14,7 @@ from ..data.captions import brackets
 from ..data.captions import files as captions
 from ..data.item import Dataset, Item, check_editable, check_writable
 from ..data.pictures import images
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from . import clean
 from .engine import Describe, Engine
 from .journal import Journal
@@ -83,7 +83,7 @@ def caption(dataset: Dataset, plan: Plan, engine: Engine | None, scratch: Path,
             tell(done, len(wanted))
     changed = tuple((i.path.name, i.own_caption, texts[i.path]) for i in wanted
                     if i.path in texts and texts[i.path] != i.own_caption)
-    items = tuple(replace(i, caption=texts[i.path], has_caption=True) if i.path in texts else i for i in dataset.items)
+    items = tuple(i.captioned(texts[i.path], dataset.trigger_word) if i.path in texts else i for i in dataset.items)
     return Captioned(replace(dataset, items=items), changed, tuple(problems))
 
 
@@ -113,7 +113,8 @@ def _words(items: list[Item], plan: Plan, engine: Engine | None, scratch: Path,
                     journal.note(item.digest, said[item.digest])
             yield item, said.get(item.digest)
     if items and len(problems) == len(items):
-        raise RuntimeError(f"{engine.name} failed on all {len(items)} images:\n" + "\n".join(problems[:MOST_NAMED]))
+        raise RuntimeError("\n".join([f"{engine.name} failed on {counted(len(items), 'image')}, on each:",
+                                      *problems[:MOST_NAMED]]))
     if not problems:
         journal.remove()
 

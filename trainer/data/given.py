@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..disk.files import creating_folder, write_atomic, write_tensors
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from ..model.host import Text
 from .captions.files import MOST_BYTES
 from .item import Dataset, Item
@@ -47,17 +47,18 @@ class Given:
 
     def __post_init__(self) -> None:
         if bool(self.images) == bool(self.latents):
-            raise ValueError(f"Wire in images or latents, one of the two: got {len(self.images)} images and "
-                             f"{len(self.latents)} latents.")
+            raise ValueError("Wire in images or latents, one of the two: got "
+                             f"{counted(len(self.images), 'image')} and {counted(len(self.latents), 'latent')}.")
         if self.latents and self.masks:
             raise ValueError("Masks need images. Wire in the images in place of their latents.")
         for name, parts in (("captions", self.captions), ("conditioning", self.texts), ("masks", self.masks)):
             if parts and len(parts) != len(self):
-                raise ValueError(f"There are {len(self)} images and {len(parts)} {name}. Wire in one for each image.")
+                raise ValueError(f"Wire in one for each image: {counted(len(self), 'image')}, {len(parts)} in {name}.")
         sizes = [tuple(latents.shape[1:]) for latents in self.latents]
         if odd := [size for size in sizes if any(edge * LATENT % FINEST for edge in size)]:
-            raise ValueError(f"{len(odd)} latents have an odd number of rows or columns, such as {odd[0][0]}×"
-                             f"{odd[0][1]}. Bring the images to multiples of {FINEST} pixels before encoding them.")
+            raise ValueError(f"{counted(len(odd), 'latent')} with an odd number of rows or columns, such as "
+                             f"{odd[0][0]}×{odd[0][1]}. Bring the images to multiples of {FINEST} pixels before "
+                             "encoding them.")
 
     def __len__(self) -> int:
         return len(self.images or self.latents)
@@ -105,8 +106,8 @@ def _numbered(sentence: str) -> str:
 
 def _of_latents(given: Given, folder: Path, captions: list[str], trigger_word: str) -> Dataset:
     if not all(captions):
-        raise ValueError(f"{captions.count('')} of {len(captions)} latents have no caption. Wire in captions or "
-                         "conditioning, or give a trigger word to be trained alone.")
+        raise ValueError(f"{captions.count('')} of {counted(len(captions), 'latent')} without a caption. Wire in "
+                         "captions or conditioning, or give a trigger word to be trained alone.")
     items = []
     for i, (latents, caption) in enumerate(zip(given.latents, captions, strict=True), 1):
         path = folder / f"{i:04}.latents.safetensors"

@@ -8,15 +8,20 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
+from ..disk.text import counted
 from .captions.rules import CaptionRules
 from .naming import name_some
 from .pictures import images, masks
 from .pictures.augment import Augment, View, views
 from .pictures.index import Question
 from .pictures.pixels import to_tensor
+
+OnMissingCaption = Literal["refuse", "use the trigger word"]
+"""What LoRA Train does with an image that has no caption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,10 @@ class Item:
         """Returns its caption, or an empty text where the trigger word stands in."""
         return self.caption if self.has_caption else ""
 
+    def captioned(self, text: str, trigger_word: str) -> Item:
+        """Returns the item with another caption. If that is empty, the trigger word stands in."""
+        return replace(self, caption=text or trigger_word, has_caption=bool(text))
+
     def with_mask(self, pictures: Sequence[Path], transparent: bool) -> Item:
         """Returns the item with the first of `pictures` as its mask, or else with its alpha channel if any pixel is
         `transparent`. It is unchanged if it has neither. The mask is not looked at."""
@@ -107,6 +116,26 @@ class Dataset:
     items: tuple[Item, ...]
     skipped: tuple[str, ...] = ()
     """Why images were left out, a sentence each."""
+    on_missing_caption: OnMissingCaption = "refuse"
+    how_to_caption: str = "Write captions for them"
+    """How a person gives captions to images that have none: the beginning of a sentence."""
+
+    @property
+    def takes_uncaptioned(self) -> bool:
+        """Returns whether images without a caption can be trained, with the trigger word alone."""
+        return self.on_missing_caption == "use the trigger word" and bool(self.trigger_word)
+
+    @property
+    def uncaptioned(self) -> list[Item]:
+        """Returns the images that have no caption, each once."""
+        return list({item.path: item for item in self.items if not item.has_caption}.values())
+
+    @property
+    def caption_choices(self) -> str:
+        """Returns a sentence with everything that a person can do about images that have no caption."""
+        alone = ["set missing_captions to 'use the trigger word'"] if self.on_missing_caption == "refuse" else []
+        alone += [] if self.trigger_word else ["fill in trigger_word"]
+        return f"{self.how_to_caption}, let LoRA Captioner write them, or {' and '.join(alone)}."
 
     def fingerprint(self) -> str:
         """Returns a hash that is equal for the same pixels, captions, repeats, buckets, masks and weights, wherever
@@ -127,8 +156,8 @@ class Dataset:
         such images. Raises ValueError if there is nothing to learn."""
         learned, others = (tuple(i for i in self.items if i.regularization == wanted) for wanted in (False, True))
         if not learned:
-            raise ValueError(f"All {len(others)} images in '{self.folder}' are regularization images (is_reg). Add the "
-                             "images of what the LoRA is to learn.")
+            raise ValueError(f"There are only regularization images (is_reg) in '{self.folder}', {len(others)} in all. "
+                             "Add the images of what the LoRA is to learn.")
         return replace(self, items=learned), replace(self, items=others, skipped=()) if others else None
 
     def split(self, held_out: float) -> tuple[Dataset, Dataset | None]:
@@ -151,7 +180,7 @@ class Dataset:
             raise ValueError(f"held_out {held_out:g} leaves nothing to train on in {', '.join(empty)}. Lower held_out, "
                              "or add images there.")
         if not chosen:
-            raise ValueError(f"held_out {held_out:g} keeps none of the {len(self.items)} images in '{self.folder}': "
+            raise ValueError(f"held_out {held_out:g} keeps no image of {len(self.items)} in '{self.folder}': "
                              "no folder has two different ones. Set held_out to 0, or add images.")
         train, kept = (tuple(i for i in self.items if (i.digest in chosen) == held) for held in (False, True))
         return replace(self, items=train), replace(self, items=kept, skipped=())
@@ -160,16 +189,17 @@ class Dataset:
 def check_editable(items: Iterable[Item]) -> None:
     """Raises ValueError if the caption of one of the items was encoded already."""
     if encoded := [item.path.name for item in items if item.text is not None]:
-        raise ValueError(f"{len(encoded)} captions are encoded already and cannot be edited: {name_some(encoded)}. "
-                         "Wire captions into LoRA Dataset from Images in place of conditioning.")
+        raise ValueError(f"What is encoded already cannot be edited, {counted(len(encoded), 'caption')}: "
+                         f"{name_some(encoded)}. Wire captions into LoRA Dataset from Images in place of conditioning.")
 
 
 def check_writable(items: Iterable[Item]) -> None:
     """Raises ValueError if the caption of one of the items is read from something else than a text file, so that what
     is written to one would not be read."""
     if others := [i.path.name for i in items if not i.caption_file or i.caption_file.suffix.lower() == ".json"]:
-        raise ValueError(f"{len(others)} captions cannot be written to text files, because they are read from a table "
-                         f"or from JSON: {name_some(others)}. Turn write_files off, and change them where they are.")
+        raise ValueError("What is read from a table or from JSON cannot be written to text files, "
+                         f"{counted(len(others), 'caption')}: {name_some(others)}. Turn write_files off, and change it "
+                         "where it is.")
 
 
 def _rare(item: Item) -> list[tuple[str, str | float]]:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from ..disk.text import counted
+
 NAMED = 5
 """The most files that a message names."""
 LONGEST = 200
@@ -27,9 +29,11 @@ def name_some(names: Sequence[str], most: int = NAMED) -> str:
     return ", ".join(some) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def sentences(*groups: tuple[Sequence[str], str, str]) -> list[str]:
-    """Returns what is said of each group of files (names, what they are, what to do) that has any."""
-    return [f"{len(names)} {what}: {name_some(names)}.{then}" for names, what, then in groups if names]
+def sentences(*groups: tuple[Sequence[str], str, str, str]) -> list[str]:
+    """Returns what is said of each group of files (names, a noun for one, what is with them, what to do) that has any.
+    What is said has no verb that one and many differ in."""
+    return [f"{counted(len(names), noun)} {what}: {name_some(names)}.{then}" for names, noun, what, then in groups
+            if names]
 
 
 def key(name: str) -> str:

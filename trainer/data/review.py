@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..disk.files import keep_once
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from ..recipe.blocks import problem_with_regex
 from .captions import files as captions
 from .captions import table
@@ -79,15 +79,15 @@ def read_table(path: Path, dataset: Dataset) -> Taken:
     meant = _meant(path, found, names)
     here = {picture: meant[name] for picture, name in names.items() if name in meant}
     if not here:
-        raise ValueError(f"None of the {len(found)} rows in {path.name} is for an image in '{dataset.folder}'. They "
-                         f"are for {name_some([*found]) or 'nothing'}; the images are {name_some([*names.values()])}.")
+        raise ValueError(f"{path.name} has {counted(len(found), 'row')}, and none is for an image in '{dataset.folder}'"
+                         f": {name_some([*found]) or 'nothing'}. The images are {name_some([*names.values()])}.")
     if without := [names[picture] for picture, row in here.items() if CAPTION not in row]:
         raise ValueError(f"{path.name} has no {CAPTION} for {name_some(without)}. Each row needs one.")
     unknown = sorted({*found} - {row[table.KEY] for row in here.values()})
     rest = [name for picture, name in names.items() if picture not in here]
-    notes = [f"{len(unknown)} rows of {path.name} are for images that are not in the dataset: {name_some(unknown)}"
+    notes = [f"{counted(len(unknown), 'row')} of {path.name} for images not in the dataset: {name_some(unknown)}"
              ] if unknown else []
-    notes += [f"{len(rest)} images have no row in {path.name} and keep their captions: {name_some(rest)}"
+    notes += [f"{counted(len(rest), 'image')} without a row in {path.name}, with captions as before: {name_some(rest)}"
               ] if rest else []
     return Taken(_with_rows(dataset, here), _accepted(path, here, names), tuple(notes))
 
@@ -110,28 +110,24 @@ def only_accepted(dataset: Dataset, accepted: frozenset[Path], source: str) -> D
     names = dataset.names()
     left_out = [name for picture, name in names.items() if picture not in accepted]
     if not kept:
-        raise ValueError(f"{source} accepts none of the {len(names)} images. Write yes into its column "
+        raise ValueError(f"{source} accepts no image of {len(names)}. Write yes into its column "
                          f"'{ACCEPTED}', or set use to 'all'.")
-    reason = (f"{len(left_out)} images that {source} does not accept: {name_some(left_out)}",) if left_out else ()
+    images = counted(len(left_out), "image")
+    reason = (f"{images} that {source} does not accept: {name_some(left_out)}",) if left_out else ()
     return replace(dataset, items=kept, skipped=(*dataset.skipped, *reason))
 
 
 def recaptioned(dataset: Dataset, texts: Sequence[str]) -> Dataset:
-    """Returns the same images with these captions. Where one is empty, the trigger word stands in.
+    """Returns the same images with these captions. An empty one counts as missing.
 
-    Raises ValueError if there is no trigger word to stand in, or if a caption to change was encoded already."""
+    Raises ValueError if a caption to change was encoded already."""
     pairs = [*zip(dataset.items, texts, strict=True)]
     changed = [(item, text) for item, text in pairs if text != item.own_caption]
     check_editable(item for item, _ in changed)
     for item, text in changed:
         check_text(f"The caption for {item.path.name}", text)
-    empty = [item.path.name for item, text in changed if not text.strip()]
-    if empty and not dataset.trigger_word:
-        raise ValueError(f"{len(empty)} images are left without a caption: {name_some(empty)}. Write one, or give the "
-                         "dataset a trigger word to stand in.")
     items = (item if text == item.own_caption else
-             replace(item, caption=text if text.strip() else dataset.trigger_word, has_caption=bool(text.strip()))
-             for item, text in pairs)
+             item.captioned(text if text.strip() else "", dataset.trigger_word) for item, text in pairs)
     return replace(dataset, items=tuple(items))
 
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..disk.text import check_text
+from ..disk.text import check_text, counted
 from .captions import files as captions
-from .item import Dataset, Item
+from .item import Dataset, Item, OnMissingCaption
 from .naming import NAMED, name_some
 from .pictures import images
 from .pictures.augment import Augment
@@ -24,7 +24,6 @@ from .sources.found import Found
 
 MOST_REPEATS = 10_000
 OnBadImage = Literal["refuse", "skip"]
-OnMissingCaption = Literal["refuse", "use the trigger word"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +54,8 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
 
     `scratch`: a folder for what archives hold and for what is known of pictures from an earlier time. `tell` is called
     with the number of pictures that are checked and the number of all, and then so for masks. Raises ValueError that
-    names the files and says what to do: if nothing is there, there are no images, captions are missing, or an image, a
-    caption, a mask or a weight cannot be used."""
+    names the files and says what to do: if nothing is there, there are no images, or an image, a caption, a mask or a
+    weight cannot be used. Missing captions are no error here: LoRA Captioner may write them."""
     check_text("trigger_word", trigger_word)
     found, passed_over = find_any(source, scratch)
     unique = list(dict.fromkeys(entry.path for entry in found))
@@ -74,21 +73,19 @@ def scan(source: Path, *, cut: Cut, trigger_word: str, scratch: Path, on_bad_ima
     where = "from other nodes" if made else f"in '{source}'"
     if bad and on_bad_image == "refuse":
         then = "Mend them in the nodes that give them." if made else "Mend them, or set bad_images to 'skip'."
-        raise ValueError(f"{len(bad)} of {len(found)} images {where} cannot be used:\n"
+        raise ValueError(f"{len(bad)} of {counted(len(found), 'image')} {where} cannot be used:\n"
                          + "\n".join([*bad[:NAMED], then]))
     if not items:
-        raise ValueError(f"None of the {len(found)} images {where} can be used:\n" + "\n".join(bad[:NAMED]))
-    lacking = {item.path for item in items if not item.has_caption}
-    if uncaptioned := list({entry.path: entry for entry in found if entry.path in lacking}.values()):
-        advice = "Wire in a caption for each image" if made else _how_to_caption(uncaptioned[0])
-        problem = (f"{len(uncaptioned)} of {len(unique)} images {where} have no caption: "
-                   f"{name_some([entry.path.name for entry in uncaptioned])}.")
-        _check_uncaptioned(problem, advice, trigger_word, on_missing_caption)
+        raise ValueError(f"{counted(len(found), 'image')} {where}, and none can be used:\n" + "\n".join(bad[:NAMED]))
     if masks == "ignore" and (pictures := sorted({mask.name for entry in found for mask in entry.masks
                                                   if entry.masked is None})):
-        passed_over.append(f"{len(pictures)} mask pictures, because masks is 'ignore': {name_some(pictures)}")
+        count = counted(len(pictures), "mask picture")
+        passed_over.append(f"{count}, because masks is 'ignore': {name_some(pictures)}")
     own = [b.resolution[0] for entry in found for b in entry.buckets]
-    return Dataset(source, own[0] if own else cut.resolution, trigger_word, tuple(items), (*bad, *passed_over))
+    lacking = {item.path for item in items if not item.has_caption}
+    example = next((entry for entry in found if entry.path in lacking), found[0])
+    return Dataset(source, own[0] if own else cut.resolution, trigger_word, tuple(items), (*bad, *passed_over),
+                   on_missing_caption, "Wire in a caption for each image" if made else _how_to_caption(example))
 
 
 def _items(found: Found, facts: Facts | ValueError, cut: Cut, trigger_word: str,
@@ -142,10 +139,3 @@ def _how_to_caption(found: Found) -> str:
         return "Write them into the metadata_file"
     return (f"Write one {found.caption_file.suffix} file for each image ({name_some([found.path.name])} → "
             f"{name_some([found.caption_file.name])})")
-
-
-def _check_uncaptioned(problem: str, advice: str, trigger_word: str, rule: OnMissingCaption) -> None:
-    if rule == "refuse":
-        raise ValueError(f"{problem} {advice}, or set missing_captions to 'use the trigger word'.")
-    if not trigger_word:
-        raise ValueError(f"{problem} They cannot be trained with the trigger word, because trigger_word is empty.")

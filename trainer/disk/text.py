@@ -1,4 +1,4 @@
-"""Knows what text a file can hold."""
+"""Knows what text a file can hold, and how a count is written."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def check_text(what: str, text: str) -> None:
     """Raises ValueError with the sentence of `text_problem` if there is one."""
     if problem := text_problem(what, text):
         raise ValueError(problem)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun in the singular or the plural, such as '1 image' or '2 images'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..disk.packages import load_all
+from ..disk.text import counted
 from ..lora.file import Lora
 from ..lora.kinds import KINDS
 from ..model.host import GiveWay, Interrupted, Sampler
@@ -176,7 +177,7 @@ class Run:
         step, best = self._history.step, self._history.held_out.best
         if step < self._config.total_steps and best:
             return f"Stopped early at step {step}: no held-out loss below {best[1]:.4f} since step {best[0]}."
-        return f"Trained {step} steps."
+        return f"Trained {counted(step, 'step')}."
 
     # Looking
 
@@ -250,11 +251,11 @@ class Run:
 
     def _texts(self, step: int, sample: Sample) -> dict[str, Any]:
         """Returns the texts that a picture carries. The workflow is one of them, so that dropping the picture on the
-        canvas brings the graph back."""
+        canvas brings the graph back, and with it this job."""
         about = {"job": self._job.id, "step": step, "prompt": sample.prompt, "negative": sample.negative,
                  **dataclasses.asdict(sample.settings)}
         graph = self._job.graph
-        found = {"livelora": about, "prompt": graph and graph.prompt, "workflow": graph and graph.workflow}
+        found = {"livelora": about, "prompt": graph and graph.prompt, "workflow": graph and graph.showing(self._job.id)}
         return {name: value for name, value in found.items() if value}
 
     # What a person does meanwhile

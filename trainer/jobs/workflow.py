@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 Node = dict[str, Any]
 """A node as ComfyUI's API writes it, with its class_type and inputs."""
@@ -45,10 +46,22 @@ class Graph:
         inputs = {**self.inputs, **{nested.get(name, name): value for name, value in changes.items()}}
         return replace(self, prompt={**self.prompt, self.node: {**self.prompt[self.node], "inputs": inputs}})
 
+    def showing(self, job: str) -> dict[str, Any] | None:
+        """Returns the workflow with the job's id at the train node and its preview node, where the page notes which job
+        they show. Nodes inside subgraphs are left as they are."""
+        if not isinstance(self.workflow, dict):
+            return self.workflow
+        workflow, preview = copy.deepcopy(self.workflow), self.inputs.get("preview")
+        shown = {self.node, *([str(preview[0])] if _is_link(preview) else [])}
+        for node in workflow.get("nodes", ()):
+            if str(node.get("id")) in shown:
+                node["properties"] = {**node.get("properties", {}), "livelora_job": job}
+        return workflow
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the graph as plain values, for JSON."""
         return {"prompt": self.prompt, "node": self.node, "workflow": self.workflow}
 
 
-def _is_link(value: Any) -> bool:
+def _is_link(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..disk.text import counted
 from .file import Lora, about, load
 from .formats import Families
 from .kinds import Layer
@@ -158,7 +159,7 @@ def report(changes: dict[str, Change]) -> str:
     """Returns a line with the ranks before and after, and how much of ΔW was kept."""
     before = _span([change.rank_before for change in changes.values()])
     if all(change.rank_before == change.rank_after for change in changes.values()):
-        return f"rank {before}, {len(changes)} layers, nothing is cut"
+        return f"rank {before}, {counted(len(changes), 'layer')}, nothing is cut"
     after = _span([change.rank_after for change in changes.values()])
     worst = min(changes, key=lambda module: changes[module].kept)
     return (f"rank {before} → {after} keeps {100 * share(changes):.1f} % of the change (Frobenius norm), worst layer "

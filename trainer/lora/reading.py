@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from ..disk.text import counted
 from ..model.family import Family
 from .kinds import Kind, Layer
 from .kinds.pair import PAIR
@@ -82,11 +83,11 @@ def _without_others(tensors: dict[str, Tensor]) -> list[str]:
     others = {what: sum(key.startswith(beginnings) for key in tensors) for what, beginnings in OTHERS.items()}
     if tensors and sum(others.values()) == len(tensors):
         alone = " and ".join(what for what, count in others.items() if count)
-        raise ValueError(f"This LoRA is for {alone} alone: none of its {len(tensors)} tensors, such as "
+        raise ValueError(f"This LoRA is for {alone} alone: none of its {counted(len(tensors), 'tensor')}, such as "
                          f"{next(iter(tensors))}, is for the diffusion model. Choose another one.")
     for what, skipped in others.items():
         if skipped:
-            log.warning("%d tensors for %s are left out: only the diffusion model is trained", skipped, what)
+            log.warning("%s for %s left out: only the diffusion model is trained", counted(skipped, "tensor"), what)
     return [key for key in tensors if not key.startswith(tuple(itertools.chain(*OTHERS.values())))]
 
 
@@ -143,7 +144,7 @@ def _check_names(unknown: list[str], any_known: bool, families: tuple[Family, ..
              "(diffusion_model.…), kohya (lora_unet_…) or diffusers (transformer.…), and those in LiveLoRA's "
              "docs/lora_files.md. Choose such a file.")
     if unknown:
-        raise ValueError(f"This LoRA has {len(unknown)} tensors of an unknown kind or layer, such as "
+        raise ValueError(f"This LoRA has {counted(len(unknown), 'tensor')} of an unknown kind or layer, such as "
                          f"{', '.join(unknown[:3])}. {known}")
     if not any_known:
         raise ValueError(f"This LoRA has no tensor for a layer of {models}. {known}")

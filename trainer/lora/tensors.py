@@ -70,7 +70,7 @@ def check_fits(lora: dict[str, Tensor], network: nn.Module) -> None:
     wanted = {name: kind_of(layer).widths(layer) for name, layer in layers(lora).items()}
     if any(_same(widths.get(name), pair) for name, pair in wanted.items()):
         return
-    raise ValueError(f"This LoRA was trained for another base model: none of its {len(wanted)} layers, such as "
+    raise ValueError(f"This LoRA was trained for another base model: none of its layers ({len(wanted)}), such as "
                      f"{next(iter(wanted))}, is in the model wired in at the same width. Wire in the model that the "
                      "job trains on, or choose another job.")
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from ..data.cache import Cache
 from ..data.captions.files import with_class
 from ..data.item import Dataset
+from ..disk.text import counted
 from ..model.host import Host, SampleSettings
 from ..recipe.config import TrainConfig
 from .targets import check_adapter, family_problems
-from .texts import length_problems
+from .texts import caption_problems, length_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,13 @@ class Sample:
     """Describes a picture to draw."""
 
     prompt: str
+    """What to draw; `{trigger}` stands for the dataset's trigger word."""
     negative: str
     settings: SampleSettings
+
+    def about(self, trigger_word: str) -> Sample:
+        """Returns the picture with the trigger word in its prompts."""
+        return replace(self, prompt=_filled(self.prompt, trigger_word), negative=_filled(self.negative, trigger_word))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,10 @@ class Preview:
     samples: tuple[Sample, ...]
     every: int
     """Steps between two rounds of pictures. There is also a round before the first step and one after the last."""
+
+    def about(self, trigger_word: str) -> Preview:
+        """Returns the preview with the trigger word in its prompts."""
+        return replace(self, samples=tuple(sample.about(trigger_word) for sample in self.samples))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -69,11 +79,14 @@ class Task:
 
         Raises ValueError if the recipe asks for what the model or the data does not have, or if `start` does not fit.
         Nothing is loaded or encoded for that."""
+        wired = regularization
+        preview = preview and preview.about(dataset.trigger_word)
         learned, of_class = dataset.without_regularization()
         if of_class:
             more = regularization.items if regularization else ()
             regularization = replace(of_class, items=of_class.items + more)
-        problems = [*family_problems(config, host.family), *_problems(config, learned, validation, regularization),
+        problems = [*caption_problems((dataset, validation, wired)), *family_problems(config, host.family),
+                    *_problems(config, learned, validation, regularization),
                     *length_problems(host, config, (learned, regularization, validation),
                                      preview.texts if preview else ())]
         if problems:
@@ -128,9 +141,16 @@ def _problems(config: TrainConfig, dataset: Dataset, validation: Dataset | None,
         yield (f"preservation_class ('{word}') replaces the trigger word, and the dataset has none. Give it one in "
                "LoRA Dataset Loader, or empty preservation_class.")
     elif word and (without := [i.path.name for i in dataset.items if with_class(i.caption, trigger, "") == i.caption]):
-        yield (f"preservation_class ('{word}') replaces the trigger word '{trigger}', and {len(without)} captions do "
-               f"not have it, such as that of {without[0]}: what they teach would be held back. Write it into them, or "
+        yield (f"preservation_class ('{word}') replaces the trigger word '{trigger}', and "
+               f"{counted(len(without), 'caption')} without it would be held back, such as that of {without[0]}. Write "
+               "it into each, or "
                "empty preservation_class.")
+
+
+def _filled(prompt: str, trigger_word: str) -> str:
+    if "{trigger}" not in prompt:
+        return prompt
+    return prompt.replace("{trigger}", trigger_word).strip(" ,")
 
 
 def fingerprint(parts: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Finds the texts of a task that are far too long to be encoded, before anything is encoded."""
+"""Finds the captions of a task that are missing, and its texts that are far too long, before anything is encoded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from ..data.captions import rules as caption_rules
 from ..data.captions.files import with_class
 from ..data.item import Dataset
 from ..data.naming import name_some
+from ..disk.text import counted
 from ..model.host import Host
 from ..recipe.config import TrainConfig
+
+
+def caption_problems(datasets: Sequence[Dataset | None]) -> Iterator[str]:
+    """Yields a sentence for each dataset with images that have no caption, unless the trigger word stands in."""
+    for dataset in filter(None, datasets):
+        if (missing := dataset.uncaptioned) and not dataset.takes_uncaptioned:
+            images = counted(len({item.path for item in dataset.items}), "image")
+            verb = "has" if len(missing) == 1 else "have"
+            yield (f"{len(missing)} of {images} in '{dataset.folder}' {verb} no caption: "
+                   f"{name_some([item.path.name for item in missing])}. {dataset.caption_choices}")
 
 
 def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset | None],
@@ -23,8 +34,8 @@ def length_problems(host: Host, config: TrainConfig, datasets: Sequence[Dataset 
             tokens[name] = max(found, tokens.get(name, 0))
     if tokens:
         named = name_some([f"{name} (at least {found} tokens)" for name, found in tokens.items()])
-        yield (f"{len(tokens)} texts are far too long: {named}. {host.family.name} is made for {made_for} tokens, and "
-               f"at most {most} are encoded, because memory grows with their square. Shorten them.")
+        yield (f"{counted(len(tokens), 'text')} far too long: {named}. {host.family.name} is made for {made_for} "
+               f"tokens, and at most {most} are encoded, because memory grows with their square. Shorten them.")
 
 
 def _texts(config: TrainConfig, datasets: Sequence[Dataset | None],

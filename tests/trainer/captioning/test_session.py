@@ -207,7 +207,7 @@ def test_a_picture_on_which_the_engine_fails_is_named_and_the_others_go_on(datas
 
 
 def test_an_engine_that_fails_on_all_is_an_error(dataset, tmp_path):
-    with pytest.raises(RuntimeError, match="ByColor failed on all 3 images:\nred.png: no word for red"):
+    with pytest.raises(RuntimeError, match="ByColor failed on 3 images, on each:\nred.png: no word for red"):
         run(dataset, tmp_path, ByColor(fails_on=COLORS))
 
 
@@ -228,7 +228,7 @@ def test_an_image_that_is_trained_at_two_sizes_is_described_once(dataset, tmp_pa
 def test_a_caption_that_is_encoded_is_not_edited(dataset, tmp_path):
     """The new words would be trained by nobody."""
     items = tuple(replace(item, text=tmp_path / "text.safetensors") for item in dataset.items)
-    with pytest.raises(ValueError, match="3 captions are encoded already"):
+    with pytest.raises(ValueError, match="encoded already cannot be edited, 3 captions"):
         run(replace(dataset, items=items), tmp_path, ByColor(), which="all")
 
 

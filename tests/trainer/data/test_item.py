@@ -103,4 +103,4 @@ def test_a_folder_with_nothing_left_is_named():
 
 
 def test_a_share_of_nothing_is_refused():
-    assert "held_out 0.1 keeps none of the 2 images" in refusal(dataset(root=["a", "a"]), 0.1)
+    assert "held_out 0.1 keeps no image of 2" in refusal(dataset(root=["a", "a"]), 0.1)

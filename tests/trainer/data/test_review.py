@@ -100,14 +100,15 @@ def test_rows_and_images_that_have_no_partner_are_named(tmp_path):
                    {"file_name": "gone.png", "caption": "x"})
     taken = review.read_table(path, data(tmp_path))
     assert captions(taken.dataset) == ["one", "new", "three"]
-    assert taken.notes[0].endswith("not in the dataset: gone.png") and "1 rows of t.jsonl" in taken.notes[0]
-    assert taken.notes[1].endswith("keep their captions: a.png, 1_x/a.png")
+    assert taken.notes[0].endswith("not in the dataset: gone.png") and "1 row of t.jsonl" in taken.notes[0]
+    assert taken.notes[1].endswith("with captions as before: a.png, 1_x/a.png")
 
 
 def test_tables_that_are_refused(tmp_path):
     dataset, path = data(tmp_path), tmp_path / "t.jsonl"
     assert "does not exist. Write one first" in refusal(path, dataset)
-    assert "None of the 1 rows in t.jsonl" in refusal(written(path, {"file_name": "x.png", "caption": "c"}), dataset)
+    assert "t.jsonl has 1 row, and none is for an image" in refusal(
+        written(path, {"file_name": "x.png", "caption": "c"}), dataset)
     assert "t.jsonl has no caption for a.png" in refusal(written(path, {"file_name": "a.png", "text": "c"}), dataset)
     twice = ({"file_name": "a.png", "caption": "c"}, {"file_name": "a.png", "caption": "d"})
     assert "lines 1 and 2: both are for a.png" in refusal(written(path, *twice), dataset)
@@ -128,7 +129,7 @@ def test_only_what_is_accepted_stays(tmp_path, word, kept):
 
 
 def test_none_is_accepted(tmp_path):
-    with pytest.raises(ValueError, match="t.csv accepts none of the 3 images. Write yes"):
+    with pytest.raises(ValueError, match="t.csv accepts no image of 3. Write yes"):
         review.only_accepted(data(tmp_path), frozenset(), "t.csv")
 
 
@@ -151,11 +152,11 @@ def test_the_stand_in_for_a_missing_caption_is_not_edited(tmp_path):
     assert captions(edited) == ["new a", "ohwx", "b"] and not edited.items[1].has_caption
 
 
-def test_a_caption_that_becomes_empty_is_replaced_by_the_trigger_word(tmp_path):
+def test_a_caption_that_becomes_empty_counts_as_missing(tmp_path):
     edited = review.search_and_replace(data(tmp_path), "two", "", False)
     assert edited.items[1].caption == "ohwx" and not edited.items[1].has_caption
-    with pytest.raises(ValueError, match=r"1 images are left without a caption: b\.png"):
-        review.search_and_replace(data(tmp_path, trigger_word=""), "two", "", False)
+    without_word = review.search_and_replace(data(tmp_path, trigger_word=""), "two", "", False)
+    assert [item.path.name for item in without_word.uncaptioned] == ["b.png"]
 
 
 @pytest.mark.parametrize(("find", "new", "told"), [
@@ -171,7 +172,7 @@ def test_encoded_captions_cannot_be_edited(tmp_path):
     dataset = data(tmp_path)
     dataset = replace(dataset, items=(replace(dataset.items[0], text=tmp_path / "t"), *dataset.items[1:]))
     assert captions(review.search_and_replace(dataset, "two", "2", False)) == ["one", "2", "three"]
-    with pytest.raises(ValueError, match="1 captions are encoded already"):
+    with pytest.raises(ValueError, match="encoded already cannot be edited, 1 caption: "):
         review.search_and_replace(dataset, "one", "1", False)
 
 
@@ -234,7 +235,7 @@ def test_what_is_written_is_read_again_or_refused(tmp_path, source, files, writt
     assert captions(edited) == ["NEW"]
     if not written:
         before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(ValueError, match="1 captions cannot be written to text files, because they are read"):
+        with pytest.raises(ValueError, match="cannot be written to text files, 1 caption: a.png. Turn"):
             review.write_captions(edited)
         assert sorted(tmp_path.rglob("*")) == before
         return

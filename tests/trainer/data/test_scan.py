@@ -36,7 +36,7 @@ def test_images_and_captions_are_found(folder):
     assert [i.caption for i in dataset.items] == ["ohwx, picture a", "ohwx, picture b", "ohwx, picture c"]
     assert dataset.items[0].size == (48, 32) and dataset.items[0].bucket == (80, 48)
     assert "3 images" in report.make(dataset).text and "3 × 80×48" in report.make(dataset).text
-    assert "3 smaller than their training size" in report.make(dataset).text
+    assert "3 smaller than the training size" in report.make(dataset).text
 
 
 def test_kohya_repeats(folder):
@@ -90,26 +90,33 @@ def test_empty_folder(tmp_path):
 def test_folder_without_images(tmp_path):
     for name in ("a.txt", "b.txt", "c.zip"):
         (tmp_path / name).write_text("x")
-    assert "(0 of 3 entries are images: a.txt, b.txt, c.zip)" in refusal(tmp_path)
+    assert "(it holds no image, but a.txt, b.txt, c.zip)" in refusal(tmp_path)
 
 
-def test_missing_captions_are_named(folder):
+def test_missing_captions_are_found_and_said_first(folder):
     (folder / "b.txt").unlink()
     (folder / "c.txt").write_text("  \n")
-    assert "2 of 3 images" in refusal(folder) and "b.png, c.png" in refusal(folder)
-    assert "set missing_captions to 'use the trigger word'" in refusal(folder)
+    dataset = read(folder)
+    assert [item.path.name for item in dataset.uncaptioned] == ["b.png", "c.png"] and not dataset.takes_uncaptioned
+    finding = report.make(dataset).findings[0]
+    assert finding.what == "2 without a caption, which LoRA Train refuses"
+    assert finding.files == ("b.png", "c.png")
 
 
-def test_advice_about_captions_names_the_files_that_are_read(folder):
+def test_the_choices_name_the_files_that_are_read(folder):
     (folder / "b.txt").unlink()
-    assert "Write one .txt file for each image (b.png → b.txt), or set" in refusal(folder)
+    assert read(folder).caption_choices == (
+        "Write one .txt file for each image (b.png → b.txt), let LoRA Captioner write them, or set missing_captions to "
+        "'use the trigger word'.")
     config = folder / "dataset.json"
     config.write_text(json.dumps({"datasets": [{"folder_path": str(folder), "caption_ext": "json"}]}))
-    assert "Write one .json file for each image (a.png → a.json), or set" in refusal(config, trigger_word="")
+    assert read(config, trigger_word="").caption_choices == (
+        "Write one .json file for each image (a.png → a.json), let LoRA Captioner write them, or set missing_captions "
+        "to 'use the trigger word' and fill in trigger_word.")
     (folder / "m.json").write_text('{"a.png": {}}')
     (folder / "c.toml").write_text("[[datasets]]\nresolution = 64\n[[datasets.subsets]]\nimage_dir = '.'\n"
                                    "metadata_file = 'm.json'\n")
-    assert "Write them into the metadata_file, or set" in refusal(folder / "c.toml")
+    assert read(folder / "c.toml").caption_choices.startswith("Write them into the metadata_file, let LoRA Captioner")
 
 
 def test_half_a_character_in_the_trigger_word_is_refused(folder):
@@ -120,7 +127,9 @@ def test_missing_captions_train_with_the_trigger_word_if_asked(folder):
     (folder / "b.txt").unlink()
     dataset = read(folder, on_missing_caption="use the trigger word")
     assert [(i.caption, i.has_caption) for i in dataset.items][1] == ("ohwx", False)
-    assert "trigger_word is empty" in refusal(folder, on_missing_caption="use the trigger word", trigger_word="")
+    assert dataset.takes_uncaptioned
+    without_word = read(folder, on_missing_caption="use the trigger word", trigger_word="")
+    assert not without_word.takes_uncaptioned and without_word.caption_choices.endswith("or fill in trigger_word.")
 
 
 def test_a_truncated_image_is_named_and_can_be_skipped(folder):
@@ -153,7 +162,7 @@ def test_a_decompression_bomb(folder):
 
 def test_nothing_left_when_all_are_skipped(tmp_path):
     (tmp_path / "fake.png").write_text("x")
-    assert "None of the 1 images" in refusal(tmp_path, on_bad_image="skip")
+    assert "1 image in" in refusal(tmp_path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize("content", [b"caf\xe9", "schön".encode("utf-16-le")])

@@ -50,7 +50,7 @@ def test_a_lora_fits_the_layer_that_its_change_has_the_shape_of(make):
     if make is not oft:  # it turns outputs, whatever they come from
         others.append(network(change.shape[0], change.shape[1] + 4))
     for other in others:
-        with pytest.raises(ValueError, match=r"another base model: none of its 1 layers, such as blocks\.layer, is in"):
+        with pytest.raises(ValueError, match=r"base model: none of its layers \(1\), such as blocks\.layer, is in"):
             check_fits(named(tensors), other)
 
 

@@ -50,17 +50,17 @@ def list_pictures(place: Path) -> tuple[list[Path], list[str]]:
     seen = sorted([*seen, *(name for name, readable in found.items() if readable)])
     odd = [name for name in seen if not is_unicode(name)]
     broken = [name for name in seen if os.path.islink(place / name) and not os.path.exists(place / name)]
-    left_out = f"pictures in '{place.name}' are left out, because"
+    left_out = f"in '{place.name}' left out for"
     said = sentences(
         ([name for name in hidden if re.match(r"\.[^_]", name)],  # ._cat.png is no picture: macOS adds it
-         f"{left_out} their names begin with a dot", ""),
-        (odd, f"{left_out} their names are not UTF-8", " Rename them."),
-        (broken, f"{left_out} they are links that lead nowhere", ""),
+         "picture", f"{left_out} a name that begins with a dot", ""),
+        (odd, "picture", f"{left_out} a name that is not UTF-8", " Give it another name."),
+        (broken, "picture", f"{left_out} being a link that leads nowhere", ""),
         ([name for name, readable in found.items() if readable is False],
-         f"{left_out} their format cannot be read", " Save them as PNG, JPEG or WebP."),
-        (videos, f"videos in '{place.name}' are left out", ""),
-        (unsure[len(found):], f"files in '{place.name}' are not looked at, because they are so many and their "
-         "extensions are no pictures'", ""))
+         "picture", f"{left_out} a format that cannot be read", " Save as PNG, JPEG or WebP."),
+        (videos, "video", f"in '{place.name}' left out", ""),
+        (unsure[len(found):], "file", f"in '{place.name}' not looked at: so many are there without the extension of a "
+         "picture", ""))
     return [place / name for name in seen if name not in odd and os.path.isfile(place / name)], said
 
 

@@ -62,7 +62,7 @@ def inside(folder: Path, pictures: Sequence[Path]) -> tuple[Found, list[str]]:
     found = _named_after(masks, pictures, "")
     unused = sorted(mask.name for mask in {*masks} - {mask for own in found.values() for mask in own})
     return {p: own[:1] for p, own in found.items()}, said + sentences(
-        (unused, f"masks in '{folder.name}' are not used, because none of its images has their name", ""))
+        (unused, "mask", f"in '{folder.name}' not used, because no image has that name", ""))
 
 
 def _named_after(masks: Sequence[Path], pictures: Sequence[Path], suffix: str) -> Found:

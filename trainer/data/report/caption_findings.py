@@ -25,13 +25,24 @@ MANY = 0.5
 """The share of captions that must be lists of tags before the report mentions them."""
 
 
+def about_missing_captions(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding]:
+    """Yields a finding if images have no caption: whether LoRA Train takes them so, and what else can be done."""
+    missing = tuple(names[item.path] for item in dataset.uncaptioned)
+    if missing and dataset.takes_uncaptioned:
+        yield Finding("uncaptioned", f"{len(missing)} without a caption, trained with the trigger word alone",
+                      missing, f"{dataset.how_to_caption}, or let LoRA Captioner do it.")
+    elif missing:
+        yield Finding("uncaptioned", f"{len(missing)} without a caption, which LoRA Train refuses", missing,
+                      dataset.caption_choices)
+
+
 def about_captions(dataset: Dataset, names: dict[Path, str], tokens: dict[str, int], most: int) -> Iterator[Finding]:
-    """Yields every finding about captions. Captions that were encoded elsewhere are not looked at.
+    """Yields every finding about captions but those that are missing. Captions that were encoded elsewhere are not
+    looked at.
 
     `tokens`: how many tokens each caption has, by its text as `whole` gives it, where that is known. `most`: how many
     tokens the model is made for."""
     items = list({item.path: item for item in dataset.items if item.text is None}.values())
-    yield from _missing(items, names)
     captioned = [item for item in items if item.has_caption and item.caption.strip()]
     if long := [names[i.path] for i in captioned if tokens.get(whole(i), 0) > most]:
         yield Finding("long", f"{len(long)} with a caption of more than the {most} tokens that the model is made for "
@@ -97,12 +108,6 @@ def spellings(caption: str, trigger_word: str) -> list[str]:
     letters = [brackets.letter(letter) for letter in brackets.bare(trigger_word) if not re.match(r"[\s_-]", letter)]
     pattern = r"(?<![\w\\])" + r"[\s_-]{0,2}".join(letters) + r"(?!\w)"
     return re.findall(pattern, caption, re.IGNORECASE) if letters else []
-
-
-def _missing(items: Sequence[Item], names: dict[Path, str]) -> Iterator[Finding]:
-    if missing := [names[i.path] for i in items if not i.has_caption or not i.caption.strip()]:
-        yield Finding("uncaptioned", f"{len(missing)} without a caption, trained with the trigger word alone",
-                      tuple(missing), "Write captions for them, or let LoRA Captioner do it.")
 
 
 def _trigger(items: Sequence[Item], trigger_word: str, names: dict[Path, str]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...disk.text import counted
 from ..item import Dataset, Item
 from ..pictures.images import EDGE
 
@@ -56,7 +57,7 @@ def about_pictures(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding
     items = [item for item in dataset.items if item.latents is None]
     learned = {item.digest for item in dataset.items if not item.regularization}
     if len(learned) < FEW:
-        yield Finding("few", f"only {len(learned)} different images" if len(learned) > 1 else "only 1 image", (),
+        yield Finding("few", f"only {counted(len(learned), 'different image')}", (),
                       "A LoRA learns so few by heart; 15 to 30 varied ones work better.")
     yield from _small(items, dataset.resolution, names)
     unique = list({item.path: item for item in items}.values())
@@ -69,7 +70,7 @@ def about_pictures(dataset: Dataset, names: dict[Path, str]) -> Iterator[Finding
 def _small(items: Sequence[Item], resolution: int, names: dict[Path, str]) -> Iterator[Finding]:
     enlarged = dict.fromkeys(names[i.path] for i in items if i.size[0] < i.bucket[0] or i.size[1] < i.bucket[1])
     if enlarged:
-        yield Finding("enlarged", f"{len(enlarged)} smaller than their training size, enlarged", tuple(enlarged),
+        yield Finding("enlarged", f"{len(enlarged)} smaller than the training size, enlarged", tuple(enlarged),
                       "The LoRA learns their blur: find larger ones, or lower the resolution.")
     small = dict.fromkeys(names[i.path] for i in items if i.size[0] * i.size[1] < resolution**2)
     if rest := tuple(name for name in small if name not in enlarged):

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...disk.text import counted
 from ..item import Dataset
 from ..naming import NAMED, name_some
-from .caption_findings import about_captions, count_tokens, shortened
+from .caption_findings import about_captions, about_missing_captions, count_tokens, shortened
 from .findings import Finding, about_pictures
 
 REPEATS = ((20, (10, 15)), (51, (5, 8)))
@@ -46,7 +47,7 @@ class Report:
     skipped: tuple[str, ...]
     """Why images were left out, a sentence each."""
     captions: tuple[tuple[str, str], ...]
-    """The (caption, file) of the first images."""
+    """The (caption, file) of the first images that have one."""
     longest: int | None
     """The number of tokens of the longest caption. None: not counted."""
     most_tokens: int
@@ -69,10 +70,10 @@ class Report:
         """Returns lines that say what there is."""
         more = [f", at several resolutions {self.pictures}"] if self.pictures > self.images else []
         more += [f", {self.with_repeats} with repeats"] if self.with_repeats > self.pictures else []
-        lines = [f"{self.images} images in {self.folder}{''.join(more)}"]
+        lines = [f"{counted(self.images, 'image')} in {self.folder}{''.join(more)}"]
         lines += [f"{count} × {width}×{height}" for (width, height), count in self.buckets[:SHOWN_BUCKETS]]
         if rest := self.buckets[SHOWN_BUCKETS:]:
-            lines.append(f"{sum(count for _, count in rest)} × {len(rest)} other sizes")
+            lines.append(f"{sum(count for _, count in rest)} × {counted(len(rest), 'other size')}")
         return lines + self.counts
 
     @property
@@ -94,8 +95,8 @@ class Report:
         if self.longest is not None:
             lines.append(f"The longest caption has {self.longest} of at most {self.most_tokens} tokens")
         low, high = self.repeats
-        return [*lines, f"Usual for {self.images} images: {low}–{high} repeats. LiveLoRA counts steps, so they matter "
-                        "only for balance, and to count epochs."]
+        return [*lines, f"Usual for {counted(self.images, 'image')}: {low}–{high} repeats. LiveLoRA counts steps, so "
+                        "they matter only for balance, and to count epochs."]
 
 
 def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, most_tokens: int = 512) -> Report:
@@ -106,9 +107,11 @@ def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, 
     names = dataset.names()
     items = dataset.items
     unique = list({item.path: item for item in items}.values())
+    captioned = [item for item in unique if item.has_caption]
     sizes = sorted((item.size for item in unique), key=lambda size: size[0] * size[1])
     tokens = count_tokens(items, count_tokens_of) if count_tokens_of else {}
-    findings = (*about_pictures(dataset, names), *about_captions(dataset, names, tokens, most_tokens))
+    findings = (*about_missing_captions(dataset, names), *about_pictures(dataset, names),
+                *about_captions(dataset, names, tokens, most_tokens))
     return Report(
         folder=dataset.folder, images=len(unique), pictures=len(items),
         with_repeats=sum(item.num_repeats for item in items), sizes=(sizes[0], sizes[-1]),
@@ -116,7 +119,7 @@ def make(dataset: Dataset, count_tokens_of: Callable[[str], int] | None = None, 
         masked=sum(item.mask is not None for item in unique), weighted=sum(item.weight != 1 for item in unique),
         regularization=sum(item.regularization for item in unique),
         repeats=suggested_repeats(sum(not item.regularization for item in unique)), findings=findings,
-        skipped=dataset.skipped, captions=tuple((item.caption, names[item.path]) for item in unique[:3]),
+        skipped=dataset.skipped, captions=tuple((item.caption, names[item.path]) for item in captioned[:3]),
         longest=max(tokens.values(), default=None), most_tokens=most_tokens)
 
 

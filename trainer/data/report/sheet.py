@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from ...disk.text import counted
 from ..item import Item
 from ..naming import name_some
 from ..pictures import images
@@ -95,7 +96,7 @@ def _draw_bars(pen: _Pen, report: Report, bars: int, font: Font) -> None:
     """Draws a bar for each size. If there are more sizes than `bars`, the last bar stands for all the others."""
     rows = [(f"{w}×{h}", count) for (w, h), count in report.buckets]
     if len(rows) > bars:
-        rows[bars - 1:] = [(f"{len(rows) - bars + 1} others", sum(count for _, count in rows[bars - 1:]))]
+        rows[bars - 1:] = [(counted(len(rows) - bars + 1, "other"), sum(count for _, count in rows[bars - 1:]))]
     most = max(count for _, count in rows)
     for name, count in rows:
         length = round((WIDTH - 2 * MARGIN - 180) * count / most)

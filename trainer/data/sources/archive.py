@@ -73,8 +73,8 @@ def passed_over(folder: Path) -> list[str]:
     """Returns sentences about the pictures of a zip that lie beside the folder that `unpack` gave."""
     above = [place for place in folder.parents if HOME in (parent.name for parent in place.parents)]
     return [sentence for place in above for sentence in sentences(
-        ([picture.name for picture in list_pictures(place)[0]], f"pictures beside the folder '{folder.name}' are left "
-         "out, because they have no captions", ""))]
+        ([picture.name for picture in list_pictures(place)[0]], "picture", f"beside the folder '{folder.name}' left "
+         "out, having no caption", ""))]
 
 
 def check(source: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...disk.text import is_unicode
+from ...disk.text import counted, is_unicode
 from ..captions import files as captions
 from ..captions.files import CaptionFiles
 from ..naming import Files, Names, name_some, sentences
@@ -61,7 +61,7 @@ def find_named(path: Path) -> tuple[list[Found], list[str]]:
     places = dict.fromkeys((file.parent for file in rows), 1)
     found, left_out = _entries(places, rows, places)
     if not found:
-        raise ValueError(f"None of the {len(rows)} files that '{path}' names are images: "
+        raise ValueError(f"'{path}' names {counted(len(rows), 'file')}, and none is an image: "
                          f"{name_some([file.name for file in rows])}.")
     found, about = _captioned(found, rows)
     return found, said + about + left_out
@@ -83,7 +83,7 @@ def shared_captions(found: Sequence[Found]) -> list[str]:
     for entry in (entry for entry in found if entry.caption is None):
         users.setdefault(entry.caption_file, set()).add(entry.path.name)
     shared = sorted(name for names in users.values() if len(names) > 1 for name in names)
-    return sentences((shared, "images share a caption file, because their names differ only behind the dot",
+    return sentences((shared, "image", "that share a caption file, because their names differ only behind the dot",
                       " Rename one of each if they show different things."))
 
 
@@ -92,7 +92,7 @@ def unused_captions(used: Mapping[Path, Path], files: CaptionFiles, more: Iterab
     file of each image."""
     taken, places = {*used.values()}, dict.fromkeys([*more, *(image.parent for image in used)])
     return sentences(([name for place in places for name in files.unused(place, taken)],
-                      "caption files are not read, because no image has their name or another file goes before", ""))
+                      "caption file", "not read, because no image has that name or another file goes before", ""))
 
 
 def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collection[Path]) -> tuple[list[Found],
@@ -115,7 +115,7 @@ def _entries(places: Mapping[Path, int], rows: Mapping[Path, str], named: Collec
         found += [Found(p, num_repeats, weights.get(p.name, 1.0), chosen[p], caption_file=beside[p]) for p in wanted]
         unnamed = sorted(p.name for p in {*chosen} - {*wanted})
         said += left_out + about_masks + sentences(
-            (unnamed, f"pictures in '{place.name}' are left out, because the table does not name them", ""))
+            (unnamed, "picture", f"in '{place.name}' left out, which the table does not name", ""))
         problems += wrong
     if problems:
         raise ValueError("The weights of images cannot be used:\n" + "\n".join(problems))
@@ -139,10 +139,10 @@ def _captioned(found: Sequence[Found], rows: Mapping[Path, str]) -> tuple[list[F
     differ = [entry.path.name for entry in given if entry.caption is not None and _differs(entry)]
     others = [file.name for file in {*rows} - {entry.path for entry in found}]
     said = sentences(
-        (differ, "images have another caption in their text file than in the table; the table's are used",
+        (differ, "image", "with another caption in a text file than in the table; the table's is used",
          " Take the table away to use the text files."),
-        (without, "images have no caption in the table, so their text files are read", ""),
-        (sorted(others), "files that the table names are not images to train on", "")) + shared_captions(given)
+        (without, "image", "with no caption in the table, captioned by a text file", ""),
+        (sorted(others), "file", "named by the table that cannot be trained on", "")) + shared_captions(given)
     return [entry if entry.caption is None else replace(entry, caption_file=None) for entry in given], said
 
 
@@ -157,7 +157,7 @@ def _differs(entry: Found) -> bool:
 
 def _what_else(folder: Path) -> str:
     others = [entry.name for entry in entries(folder)]
-    return f"(0 of {len(others)} entries are images: {name_some(others)})" if others else "(it is empty)"
+    return f"(it holds no image, but {name_some(others)})" if others else "(it is empty)"
 
 
 def _places(folder: Path) -> tuple[dict[Path, int], dict[Path, str]]:
@@ -213,8 +213,8 @@ def _read_weights(place: Path, pictures: list[str]) -> tuple[dict[str, float], l
         except ValueError as err:
             problems.append(f"'{path}': {err}")
     if unknown:
-        problems.append(f"'{path}' names {len(unknown)} images that are not in its folder: {name_some(sorted(unknown))}"
-                        ". Correct the names (with .png or .jpg), or take them out.")
+        problems.append(f"'{path}' names {counted(len(unknown), 'image')} not to be found in its folder: "
+                        f"{name_some(sorted(unknown))}. Correct the names (with .png or .jpg), or take them out.")
     bad = [f"{name}: {value!r}" for name, value in given.items()
            if not isinstance(value, float) or not 0 <= value < math.inf]
     if bad:

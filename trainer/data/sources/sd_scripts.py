@@ -158,8 +158,8 @@ def _images(subset: _Subset, seen: set[str]) -> tuple[list[Found], list[str]]:
         notes += left_out + about
     no_images = {mask for masks in masks.among([*texts]).values() for mask in masks}
     texts = {image: text for image, text in texts.items() if image not in no_images}
-    notes += sentences((sorted(mask.name for mask in no_images), "masks beside images are passed over, because only "
-                        "those in conditioning_data_dir are used", ""))
+    notes += sentences((sorted(mask.name for mask in no_images), "mask", "beside images passed over: only those in "
+                        "conditioning_data_dir are used", ""))
     own, about = _masks(subset, [*texts])
     notes += about
     return [_found(subset, path, own[path], *text) for path, text in texts.items()], notes
@@ -205,7 +205,7 @@ def _files(subset: _Subset) -> tuple[list[Path], list[str]]:
         raise ValueError(f"No images in the image_dir '{folder}' ({there}). Subfolders are not read: give each a "
                          "subset.")
     others = [path.name for path in pictures if path.suffix.lower() not in EXTENSIONS]
-    return images, left_out + sentences((others, "files that sd-scripts does not take for images are left out", ""))
+    return images, left_out + sentences((others, "file", "left out, which sd-scripts does not take for an image", ""))
 
 
 def _not_read(found: list[Found]) -> list[str]:
@@ -213,7 +213,7 @@ def _not_read(found: list[Found]) -> list[str]:
     read = {path.parent for entry in found for path in (entry.path, *entry.masks)}
     below = sorted({sub for place in read for sub in subfolders(place)} - read)
     return sentences(([f"{sub.parent.name}/{sub.name}" for sub in below if _has_pictures(sub)],
-                      "folders with pictures are not read, because they lie in the folder of another subset",
+                      "folder", "with pictures not read, because of lying in the folder of another subset",
                       " Give each a subset to train them."))
 
 
@@ -254,4 +254,4 @@ def _unnamed(subset: _Subset, named: Texts) -> list[str]:
     """Returns a sentence about the pictures of image_dir that the metadata file does not name."""
     pictures = list_pictures(_folder(subset, "image_dir"))[0] if "image_dir" in subset.settings else []
     return sentences(([path.name for path in pictures if path not in named],
-                      "pictures are left out, because the metadata_file does not name them", ""))
+                      "picture", "left out, which the metadata_file does not name", ""))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...disk.text import check_text
+from ...disk.text import check_text, counted
 from ..captions import table
 from ..captions.files import read_text
 from ..naming import Files, name_some
@@ -76,7 +76,7 @@ def _captions(entries: list[tuple[str, dict[str, Any]]], folder: Path, settings:
         elif found.setdefault(file, caption) != caption:
             raise ValueError(f"it has several captions for {name_some([file.name])}. Take all but one of them out.")
     if missing or not entries:
-        what = f"it names {len(missing)} images that are not in '{folder}': {name_some(missing)}"
+        what = f"it names {counted(len(missing), 'image')} not to be found in '{folder}': {name_some(missing)}"
         raise ValueError(f"{what if missing else 'it has no images'}. Write their names with .png or .jpg, relative to "
                          "image_dir.")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...disk.text import counted
 from ..captions import table
 from ..naming import Files, Names, name_some, named_in_table, sentences
 from ..pictures.listing import entries
@@ -29,7 +30,7 @@ def beside(folder: Path) -> tuple[dict[Path, str], list[str]]:
                     f".toml that names it as metadata_file. If not, turn it into {NAMES[0]}, an object on each line.")
     others = [entry.name for entry in entries(folder) if entry.name not in there.values() and os.path.isfile(entry.path)
               and entry.name.lower().endswith(TABLES) and not entry.name.startswith(".")]
-    return captions, said + sentences((others, f"tables in '{folder.name}' are not read",
+    return captions, said + sentences((others, "table", f"in '{folder.name}' not read",
                                        f" Save one as {NAMES[1]} if it holds the captions."))
 
 
@@ -62,11 +63,11 @@ def read(path: Path) -> tuple[dict[Path, str], list[str]]:
             found[file] = caption
             from_other += [] if column == columns[0] else [name]
     if not found:
-        raise ValueError(f"None of the {len(rows)} files that '{path}' names are there: {name_some(absent)}. Put them "
-                         "beside it, or correct the names.")
+        raise ValueError(f"'{path}' names {counted(len(rows), 'file')}, and none is there: {name_some(absent)}. Put "
+                         "them beside it, or correct the names.")
     return found, sentences(
-        (absent, f"files that '{path.name}' names are not there", ""),
-        (from_other, f"images have nothing in the column {columns[0]} of '{path.name}', so their captions are from "
+        (absent, "file", f"named by '{path.name}' and not there", ""),
+        (from_other, "image", f"with nothing in the column {columns[0]} of '{path.name}', captioned by "
          f"{' or '.join(columns[1:])}", ""))
 
 

@@ -46,16 +46,16 @@ def test_formats_that_cannot_be_read_are_told_and_other_files_are_not(tmp_path):
     (tmp_path / "i.jxl").write_bytes(CONTENTS["PNG"])
     os.mkfifo(tmp_path / "pipe")
     assert names(tmp_path) == (["i.jxl"], [
-        f"5 pictures in '{tmp_path.name}' are left out, because their format cannot be read: a.jxl, b, c.tga, d.nef, "
-        "e.xyz. Save them as PNG, JPEG or WebP.",
-        f"2 videos in '{tmp_path.name}' are left out: h.MP4, k.webm."])
+        f"5 pictures in '{tmp_path.name}' left out for a format that cannot be read: a.jxl, b, c.tga, d.nef, "
+        "e.xyz. Save as PNG, JPEG or WebP.",
+        f"2 videos in '{tmp_path.name}' left out: h.MP4, k.webm."])
 
 
 @pytest.mark.parametrize("start", [b"\0\0\0\x18ftypmif1", b"\0\0\0\x18ftypavis", b"II\xbc\x01", b"\xff\x4f\xff\x51",
                                    b"SIMPLE  =", b"CSFCHUNK"])
 def test_other_formats_are_known_by_how_they_begin(tmp_path, start):
     (tmp_path / "a").write_bytes(start + bytes(20))
-    assert "format cannot be read: a." in names(tmp_path)[1][0]
+    assert "format that cannot be read: a." in names(tmp_path)[1][0]
 
 
 def test_a_big_tiff_is_read(tmp_path):
@@ -71,7 +71,7 @@ def test_of_a_raw_file_the_preview_is_not_taken(tmp_path, suffix, case):
     name = "a" + case(suffix)
     (folder / name).write_bytes(CONTENTS["TIFF"])
     found, [said] = names(folder)
-    assert found == [] and f"their format cannot be read: {name}." in said
+    assert found == [] and f"a format that cannot be read: {name}." in said
 
 
 @pytest.mark.parametrize("suffix", ["srw pef nrw 3fr iiq sr2 srf kdc dcr mrw erf rwl gpr dng nef arw cr2".split()])
@@ -84,7 +84,7 @@ def test_raw_files_are_known_by_their_extension(suffix):
 def test_raw_files_are_known_by_how_they_begin(tmp_path, start):
     (tmp_path / "raw").write_bytes(start + bytes(40))
     found, [said] = names(tmp_path)
-    assert found == [] and "their format cannot be read: raw." in said
+    assert found == [] and "a format that cannot be read: raw." in said
 
 
 def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
@@ -94,8 +94,8 @@ def test_of_many_other_files_few_are_opened(tmp_path, monkeypatch):
     (tmp_path / "z.png").write_bytes(CONTENTS["PNG"])
     monkeypatch.setattr(listing, "MOST_OPENED", 2)
     assert names(tmp_path) == ([*(f"0{i}.x" for i in range(5)), "z.png"], [
-        f"3 files in '{tmp_path.name}' are not looked at, because they are so many and their extensions are no "
-        "pictures': 2.bin, 3.bin, 4.bin."])
+        f"3 files in '{tmp_path.name}' not looked at: so many are there without the extension of a picture"
+        ": 2.bin, 3.bin, 4.bin."])
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

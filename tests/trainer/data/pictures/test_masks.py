@@ -106,8 +106,7 @@ def test_masks_above_the_folder_of_their_images_are_told(folder):
     (folder / "10_dogs" / "dog.txt").write_text("a dog")
     picture(folder / "mask" / "dog.png", color="white")
     for _ in ("cat.png is there", "and then no more"):
-        assert "1 masks in 'mask' are not used, because none of its images has their name: dog.png." in read(
-            folder).skipped
+        assert "1 mask in 'mask' not used, because no image has that name: dog.png." in read(folder).skipped
         (folder / "cat.png").unlink(missing_ok=True)
         (folder / "cat.txt").unlink(missing_ok=True)
 
@@ -145,7 +144,7 @@ def test_ignored_masks_change_nothing_and_are_reported(folder):
     picture(folder / "cat_mask.png", color="white")
     dataset = read(folder, masks="ignore")
     assert dataset.fingerprint() == plain and dataset.items[0].mask is None
-    assert dataset.skipped == ("1 mask pictures, because masks is 'ignore': cat_mask.png",)
+    assert dataset.skipped == ("1 mask picture, because masks is 'ignore': cat_mask.png",)
     assert read(folder).items[0].mask and not read(folder).skipped
 
 
@@ -299,7 +298,7 @@ def test_a_mask_folder_holds_masks_of_the_same_names(folder, place, name):
     picture(folder / place / "other.png", color="white")
     own, said = masks.beside(folder, [folder / "cat.png"])
     assert own == {folder / "cat.png": (found,)}
-    assert said == [f"1 masks in '{place}' are not used, because none of its images has their name: other.png."]
+    assert said == [f"1 mask in '{place}' not used, because no image has that name: other.png."]
 
 
 def test_what_lies_beside_the_image_comes_before_a_mask_folder_and_png_before_others(folder):
@@ -313,8 +312,8 @@ def test_what_lies_beside_the_image_comes_before_a_mask_folder_and_png_before_ot
 def test_masks_that_cannot_be_read_are_told(folder):
     (folder / "masks").mkdir()
     (folder / "masks" / "cat.jxl").write_bytes(b"\xff\x0a")
-    assert read(folder).skipped == ("1 pictures in 'masks' are left out, because their format cannot be read: cat.jxl. "
-                                    "Save them as PNG, JPEG or WebP.",)
+    assert read(folder).skipped == ("1 picture in 'masks' left out for a format that cannot be read: cat.jxl. "
+                                    "Save as PNG, JPEG or WebP.",)
 
 
 @pytest.mark.parametrize("view", [View(), View(x=0.0), View(x=1.0, flip=True), View(x=0.25, flip=True), View(x=0.7)])

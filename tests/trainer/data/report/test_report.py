@@ -81,13 +81,13 @@ def test_few_images_count_by_content():
     data = dataset()
     assert "few" not in findings(data)
     same = replace(data, items=tuple(replace(i, digest="one") for i in data.items))
-    assert findings(same)["few"].what == "only 1 image"
+    assert findings(same)["few"].what == "only 1 different image"
 
 
 def test_small_images_enlarged_or_not():
     found = findings(dataset(item("up.png", size=(300, 700)), item("own.png", size=(300, 300), bucket=(256, 256))))
     assert found["enlarged"].files == ("up.png",) and found["small"].files == ("own.png",)
-    assert "smaller than their training size" in found["enlarged"].what
+    assert "smaller than the training size" in found["enlarged"].what
 
 
 def test_copies_and_pictures_that_look_alike_are_told_apart():

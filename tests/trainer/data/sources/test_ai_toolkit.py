@@ -168,8 +168,8 @@ def test_what_is_not_followed_is_told(home):
         "Dataset 1 ('cats'): flip_y is not followed.", "Dataset 1 ('cats'): controls is not followed.",
         "Dataset 1 ('cats'): keep_tokens holds the first tokens in front; in ai-toolkit they are never dropped, but "
         "shuffled.",
-        "Dataset 1 ('cats'): 2 images share a caption file, because their names differ only behind the dot: b.jpg, "
-        "b.png. Rename one of each if they show different things."]
+        "Dataset 1 ('cats'): 2 images that share a caption file, because their names differ only behind the dot: "
+        "b.jpg, b.png. Rename one of each if they show different things."]
 
 
 @pytest.mark.parametrize(("entry", "told"), [

@@ -131,7 +131,7 @@ def test_a_cover_beside_the_folder_is_told(tmp_path, scratch):
     source = pack(tmp_path / "d.zip", dict.fromkeys(["d/a.png", "d/a.txt", "cover.jpg"], b""))
     found, said = find_any(source, scratch)
     assert [entry.path.name for entry in found] == ["a.png"]
-    assert said == ["1 pictures beside the folder 'd' are left out, because they have no captions: cover.jpg."]
+    assert said == ["1 picture beside the folder 'd' left out, having no caption: cover.jpg."]
 
 
 @pytest.mark.parametrize("names", [["a.png", "A.PNG"], ["d/é.png", "D/e\u0301.png"]])
@@ -215,6 +215,6 @@ def test_messages_name_the_zip_and_not_where_it_was_unpacked(tmp_path, scratch):
     with pytest.raises(ValueError, match=rf"'{source}/d/weights\.json' must be names"):
         find_any(source, scratch)
     pack(source, {"a.png": b"1", "b.jxl": b"2"})
-    assert find_any(source, scratch)[1][-1].startswith("1 pictures in 'my cats.zip' are left out, because their format")
-    with pytest.raises(ValueError, match=rf"No images in '{source}' \(0 of 1 entries are images: a\.txt\)"):
+    assert find_any(source, scratch)[1][-1].startswith("1 picture in 'my cats.zip' left out for a format")
+    with pytest.raises(ValueError, match=rf"No images in '{source}' \(it holds no image, but a\.txt\)"):
         find_any(pack(source, {"a.txt": b"1"}), scratch)

@@ -41,9 +41,9 @@ def test_tables_name_the_images_beside_them(home):
     for table in ("some.csv", "some.jsonl"):
         (found,), said = sources.find_any(home / table, home)
         assert found.path == home / "cats" / "b.png" and found.caption == "x"
-        assert said == ["1 images have another caption in their text file than in the table; the table's are used: "
+        assert said == ["1 image with another caption in a text file than in the table; the table's is used: "
                         "b.png. Take the table away to use the text files.",
-                        "1 pictures in 'cats' are left out, because the table does not name them: a.png."]
+                        "1 picture in 'cats' left out, which the table does not name: a.png."]
 
 
 def test_configurations_of_other_trainers(home):
@@ -82,5 +82,5 @@ def test_places_whose_names_are_no_text_are_refused(home, name):
 
 def test_a_table_of_other_things_is_refused(home):
     (home / "t.csv").write_text("file_name,text\ncats/a.txt,x\n")
-    with pytest.raises(ValueError, match=r"None of the 1 files that '.*' names are images: a\.txt"):
+    with pytest.raises(ValueError, match=r"names 1 file, and none is an image: a\.txt"):
         sources.check(home / "t.csv")

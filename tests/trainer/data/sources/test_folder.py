@@ -38,14 +38,14 @@ def test_suffixes_and_mask_folders_in_any_case(folder):
     touch(folder, "a.PNG", "b.JpEg", "c.gif", "d.txt", "Masks/a.png", "MASK/b.png", "._a.png", "e.png.bak")
     images, said = find(folder)
     assert [i.path.name for i in images] == ["a.PNG", "b.JpEg", "c.gif"]
-    assert said == ["1 caption files are not read, because no image has their name or another file goes before: d.txt."]
+    assert said == ["1 caption file not read, because no image has that name or another file goes before: d.txt."]
     assert [i.masks for i in images] == [(folder / "Masks" / "a.png",), (folder / "MASK" / "b.png",), ()]
 
 
 def test_two_images_with_one_caption_file_are_told(folder):
     touch(folder, "cat.png", "cat.jpg", "dog.png", "cat.txt")
     names, said = found(folder)
-    assert len(names) == 3 and said.startswith("2 images share a caption file") and "cat.jpg, cat.png" in said
+    assert len(names) == 3 and said.startswith("2 images that share a caption file") and "cat.jpg, cat.png" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other disks take no such names, or no links")
@@ -59,9 +59,9 @@ def test_names_and_links_that_no_one_can_use_are_left_out_and_told(folder):
     (folder / "folder.png").mkdir()
     names, said = found(folder)
     assert [name for name, *_ in names] == [" lead.png", "a.png", "dots...png", "n" * 251 + ".png", "🐈.png"]
-    assert "1 pictures in 'data' are left out, because their names are not UTF-8: caf\\udce9.png" in said
-    assert "1 pictures in 'data' are left out, because their names begin with a dot: ..two.png" in said
-    assert "2 pictures in 'data' are left out, because they are links that lead nowhere: gone.png, loop.png" in said
+    assert "1 picture in 'data' left out for a name that is not UTF-8: caf\\udce9.png" in said
+    assert "1 picture in 'data' left out for a name that begins with a dot: ..two.png" in said
+    assert "2 pictures in 'data' left out for being a link that leads nowhere: gone.png, loop.png" in said
     assert "folder '5_\\udce9': its name is not UTF-8" in said
     said.encode()  # nothing in it that a report could not be written with
 
@@ -102,13 +102,13 @@ def test_a_table_gives_captions(folder):
     assert names == [("a.png", "from the table", 1), ("b.png", "the same", 1), ("c.png", None, 1),
                      ("10_x/f.png", "repeated", 10), ("train/d.png", "in a subfolder", 1)]
     assert said.split("\n") == [
-        "1 files that 'metadata.jsonl' names are not there: gone.png.",
+        "1 file named by 'metadata.jsonl' and not there: gone.png.",
         "folder '0_off': its pictures are left out, because its name says 0 times.",
-        "1 images have another caption in their text file than in the table; the table's are used: a.png. Take the "
+        "1 image with another caption in a text file than in the table; the table's is used: a.png. Take the "
         "table away to use the text files.",
-        "1 images have no caption in the table, so their text files are read: c.png.",
-        "1 files that the table names are not images to train on: g.png.",
-        "1 pictures in 'train' are left out, because the table does not name them: e.png."]
+        "1 image with no caption in the table, captioned by a text file: c.png.",
+        "1 file named by the table that cannot be trained on: g.png.",
+        "1 picture in 'train' left out, which the table does not name: e.png."]
 
 
 @pytest.mark.parametrize(("header", "caption"), [
@@ -133,7 +133,7 @@ def test_what_belongs_to_no_picture_and_folders_in_folders_are_told(folder):
           "10_x/deep/e.png", "10_x/mask/c.png")
     assert found(folder)[1].split("\n") == [
         "folder '10_x/deep': subfolders of '10_x' are not read.",
-        "3 caption files are not read, because no image has their name or another file goes before: a.caption, "
+        "3 caption files not read, because no image has that name or another file goes before: a.caption, "
         "old.txt, d.txt."]
 
 
@@ -143,7 +143,7 @@ def test_a_table_that_names_some_pictures_keeps_their_masks_and_weights(folder):
     (folder / "some.csv").write_text("file_name,text\nA.PNG,one\n")
     (image,), said = find_named(folder / "some.csv")
     assert (image.path.name, image.weight, image.masks) == ("a.png", 2, (folder / "a_mask.png",))
-    assert said == ["1 pictures in 'data' are left out, because the table does not name them: b.png."]
+    assert said == ["1 picture in 'data' left out, which the table does not name: b.png."]
 
 
 @pytest.mark.parametrize(("row", "expected"), [
@@ -166,11 +166,11 @@ def test_captions_tables_and_folders_that_are_not_read_are_told(folder):
     touch(folder, "10_c/a.png", "10_c/a.txt", "b.txt", "10_c/captions.CSV", "metadata.tsv", "10_c/metadata.parquet",
           "0_off/c.png")
     assert found(folder)[1].split("\n") == [
-        "1 tables in 'data' are not read: metadata.tsv. Save one as metadata.csv if it holds the captions.",
-        "2 tables in '10_c' are not read: captions.CSV, metadata.parquet. Save one as metadata.csv if it holds the "
+        "1 table in 'data' not read: metadata.tsv. Save one as metadata.csv if it holds the captions.",
+        "2 tables in '10_c' not read: captions.CSV, metadata.parquet. Save one as metadata.csv if it holds the "
         "captions.",
         "folder '0_off': its pictures are left out, because its name says 0 times.",
-        "1 caption files are not read, because no image has their name or another file goes before: b.txt."]
+        "1 caption file not read, because no image has that name or another file goes before: b.txt."]
 
 
 def test_a_letter_with_an_accent_is_found_however_it_is_written(folder):
@@ -197,7 +197,7 @@ def test_case_does_not_matter_in_an_absolute_name_where_the_system_says_so(folde
     ("file_name,text\n..\\b.png,x\n", "names files outside its folder"),
     ("file_name,tags\na.png,x\n",
      "has no column with captions (only file_name, tags). Put them in a column called text."),
-    ("file_name,text\nb.png,x\n", "None of the 1 files that"),
+    ("file_name,text\nb.png,x\n", "names 1 file, and none is"),
     ("file_name,text\na.png,x\n./a.png,y\n", "has several rows for a.png that differ"),
     ("name,text\na.png,x\n", "metadata.csv: no column is called file_name"),
 ])

@@ -69,7 +69,7 @@ def test_of_two_files_neither_is_guessed(folder):
     (b"", "is not JSON in UTF-8"),
     ('{"caf\xe9.png": 1}'.encode("latin-1"), "is not JSON in UTF-8"),
     (b'["a.png"]', "must be names with weights"),
-    (b'{"c.png": 1, "a": 1}', "names 2 images that are not in its folder: a, c.png. Correct the names"),
+    (b'{"c.png": 1, "a": 1}', "names 2 images not to be found in its folder: a, c.png. Correct the names"),
     (b'{"a.png": -0.1}', "not numbers of at least 0: a.png: -0.1"),
     (b'{"a.png": "1"}', "a.png: '1'"),
     (b'{"a.png": true}', "a.png: True"),
@@ -95,4 +95,4 @@ def test_weights_beside_no_images_are_refused(folder):
     for name in ("a", "b"):
         (folder / f"{name}.png").unlink()
     (folder / "weights.json").write_text('{"a.png": 0.5}')
-    assert "names 1 images that are not in its folder: a.png" in refusal(folder)
+    assert "names 1 image not to be found in its folder: a.png" in refusal(folder)
