@@ -83,7 +83,10 @@ def test_a_truncated_image(server, folder):
     assert "a.png cannot be read as a picture" in failure(server, dataset(40, folder=str(folder)))
     graph = dataset(41, folder=str(folder), bad_images="skip")
     graph["train"]["inputs"]["preset.steps"] = 1
-    assert "Skipped: a.png cannot be read" in server.run(graph)["data"]["text"][0]
+    told = server.run(graph)["data"]
+    assert "Skipped: a.png cannot be read" in told["text"][0]
+    assert {"Skipped: a.png", "• only 1 image."} <= {line[:15].strip() for line in told["warnings"]}, "shown first"
+    assert {*told["warnings"]} < {*told["text"][0].splitlines()}
 
 
 def test_a_caption_that_is_not_utf8(server, folder):
