@@ -28,13 +28,23 @@ DATASET = {"class_type": "LiveLoraDataset", "inputs": {
 
 
 def drawn(server: Server, graph: dict[str, Any], node: str) -> Image.Image:
-    """The picture that a Save Image node of a graph saves."""
-    [about] = server.run(graph, AN_HOUR)[node]["images"]
-    return picture(server.get("/view?" + urllib.parse.urlencode(about)))
+    """The pictures that a Save Image node of a graph saves, side by side."""
+    saved = server.run(graph, AN_HOUR)[node]["images"]
+    return side_by_side([[picture(server.get("/view?" + urllib.parse.urlencode(about))) for about in saved]])
 
 
 def picture(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def side_by_side(rows: list[list[Image.Image]]) -> Image.Image:
+    """Pictures of one size, row by row."""
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height), "white")
+    for y, row in enumerate(rows):
+        for x, one in enumerate(row):
+            sheet.paste(one, (x * width, y * height))
+    return sheet
 
 
 def saved(source: dict[str, Any], output: int = 0) -> dict[str, Any]:
@@ -50,12 +60,7 @@ def first_lora(server: Server, workflow: dict[str, Any]) -> Image.Image:
     steps = sorted({name.split("_")[1] for name in names})
     rows = [[name for name in names if name.split("_")[1] == step] for step in (steps[0], steps[2], steps[-1])]
     pictures = [[picture(server.get(f"/livelora/jobs/{job}/samples/{name}")) for name in row] for row in rows]
-    width, height = pictures[0][0].size
-    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height), "white")
-    for y, row in enumerate(pictures):
-        for x, sample in enumerate(row):
-            sheet.paste(sample, (x * width, y * height))
-    return sheet
+    return side_by_side(pictures)
 
 
 def flux_lora(server: Server, workflow: dict[str, Any]) -> Image.Image:

@@ -51,8 +51,9 @@ class Graph:
         they show. Nodes inside subgraphs are left as they are."""
         if not isinstance(self.workflow, dict):
             return self.workflow
-        workflow, preview = copy.deepcopy(self.workflow), self.inputs.get("preview")
-        shown = {self.node, *([str(preview[0])] if _is_link(preview) else [])}
+        workflow = copy.deepcopy(self.workflow)
+        previews = [str(value[0]) for name, value in self.inputs.items() if name == "preview" and _is_link(value)]
+        shown = {self.node, *previews}
         for node in workflow.get("nodes", ()):
             if str(node.get("id")) in shown:
                 node["properties"] = {**node.get("properties", {}), "livelora_job": job}
