@@ -18,9 +18,10 @@ def check(name: str) -> None:
     """Raises ValueError if a LoRA of that name cannot be saved, because it can be no file's, or because a file stands
     where one of its folders should be."""
     check_name(name)
-    for folder in (loras_folder() / name.replace("\\", "/")).parents:
-        if os.path.isfile(folder):
-            raise ValueError(f"'{folder}' is a file, so the LoRA '{name}' cannot be saved in a folder of that name. "
+    home = loras_folder()
+    for folder in (home / name.replace("\\", "/")).relative_to(home).parents[:-1]:
+        if os.path.isfile(home / folder):
+            raise ValueError(f"'{home / folder}' is a file, so the LoRA '{name}' cannot be saved in a folder of that name. "
                              "Choose another.")
 
 
