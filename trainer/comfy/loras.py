@@ -21,8 +21,8 @@ def check(name: str) -> None:
     home = loras_folder()
     for folder in (home / name.replace("\\", "/")).relative_to(home).parents[:-1]:
         if os.path.isfile(home / folder):
-            raise ValueError(f"'{home / folder}' is a file, so the LoRA '{name}' cannot be saved in a folder of that name. "
-                             "Choose another.")
+            raise ValueError(f"'{home / folder}' is a file, so the LoRA '{name}' cannot be saved in a folder of that "
+                             "name. Choose another.")
 
 
 class Loras:
