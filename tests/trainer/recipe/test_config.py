@@ -222,7 +222,8 @@ def test_a_setting_that_came_later_makes_no_other_training_at_its_default():
 @pytest.mark.parametrize(("name", "starts"), [
     ("loss", "How errors count."), ("huber_c", "Only with loss huber or smooth_l1. Errors larger"),
     ("rank_dropout", "Only with adapter LoRA, rsLoRA, LoHa or LoKr. Share"),
-    ("preservation_class", "Only with preservation_weight. Hold"), ("lr_power", "Only with lr_scheduler polynomial. 1")])
+    ("preservation_class", "Only with preservation_weight. Hold"),
+    ("lr_power", "Only with lr_scheduler polynomial. 1 is")])
 def test_a_setting_tells_with_which_choice_it_means_something(name, starts):
     assert about(field_of(TrainConfig, name)).told.startswith(starts)
 
