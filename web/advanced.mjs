@@ -102,7 +102,7 @@ function addFold(node, group, press) {
   element.className = "livelora-fold";
   element.addEventListener("click", () => press(group));
   const header = node.addDOMWidget(group.title, "LIVELORA_FOLD", element, {
-    serialize: false, hideInPanel: true, margin: 0, getMinHeight: () => HEIGHT, getMaxHeight: () => HEIGHT,
+    serialize: false, hideInPanel: true, margin: 2, getMinHeight: () => HEIGHT, getMaxHeight: () => HEIGHT,
   });
   header.serialize = false;
   header.computeSize = () => [0, HEIGHT];
