@@ -9,7 +9,7 @@ const STYLE = `
 .livelora-box > .livelora:empty, .livelora-box > .livelora.text:not(:has(> div > div)) { background: none; }
 .livelora-box > .problem { font: 12px sans-serif; color: var(--wrong); white-space: pre-wrap; overflow-wrap: anywhere;
   flex: 0 1 auto; overflow: auto; padding: 6px 8px; user-select: text; }
-.livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
+.livelora-box > .problem:not([hidden]) + .text, .livelora-box > .problem:not([hidden]) + .livelora .error { display: none; }
 .livelora-box > .livelora { flex: 1 1000 0; min-height: 26px; }
 .livelora { font: 12px sans-serif; color: var(--input-text); border-radius: 6px;
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
