@@ -347,7 +347,7 @@ def test_a_prompt_that_came_before_its_id_was_noted_is_not_awaited(jobs, host, d
 def test_actions_that_do_not_go_with_the_state_are_refused_with_a_reason(jobs, host, dataset):
     job = run(jobs, host, dataset)
     # No workflow is known here, so it cannot be extended.
-    assert set(jobs.status(job)["actions"]) == {"share", "delete"}
+    assert set(jobs.status(job)["actions"]) == {"share", "delete", "export"}
     with pytest.raises(Refused, match="This job is done, so 'pause' is not possible. It must be queued, "
                                       "preparing or training."):
         jobs.pause(job)

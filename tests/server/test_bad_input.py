@@ -85,7 +85,7 @@ def test_a_truncated_image(server, folder):
     graph["train"]["inputs"]["preset.steps"] = 1
     told = server.run(graph)["data"]
     assert "Skipped: a.png cannot be read" in told["text"][0]
-    assert {"Skipped: a.png", "• only 1 image."} <= {line[:15].strip() for line in told["warnings"]}, "shown first"
+    assert {"Skipped: a.png", "• only 1 differ"} <= {line[:15].strip() for line in told["warnings"]}, "shown first"
     assert {*told["warnings"]} < {*told["text"][0].splitlines()}
 
 

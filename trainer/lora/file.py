@@ -20,6 +20,7 @@ from ..model.family import Family
 from .formats import Families, Format, write
 from .layers import STORED
 from .peft_config import beside
+from .values import numbers
 
 SUFFIX = ".safetensors"
 LONGEST = 255 - len(f"_00002{SUFFIX}")
@@ -112,6 +113,7 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
     check_name(name)
     *folders, name = _parts(name)
     folder = folder.joinpath(*folders)
+    _check_values(lora)
     tensors = {key: _stored(key, value, dtype) for key, value in write(lora, format, families).items()}
     path, counter = folder / f"{name}{SUFFIX}", 1
     while os.path.exists(path):
@@ -129,6 +131,14 @@ def save(lora: dict[str, Tensor], folder: Path, name: str, dtype: str, families:
         raise OSError(f"The LoRA could not be written to '{folder}': {err.strerror or err}. Free some space there or "
                       "allow writing, then queue again.") from err
     return path
+
+
+def _check_values(lora: dict[str, Tensor]) -> None:
+    """Raises ValueError if a LoRA has no tensors, or values that nobody could read."""
+    if not lora:
+        raise ValueError("This LoRA has no tensors, so there is nothing to save. Wire in another one.")
+    for key, value in lora.items():
+        numbers(key, value)
 
 
 def _stored(key: str, value: Tensor, dtype: str) -> Tensor:

@@ -11,7 +11,6 @@ from .layers import PREFIX, STORED, adapter_kind, diffs, layers, ranks
 from .names import Names, family_of, kohya_name, names_of
 from .parts import SCALES, cut
 from .reading import read
-from .values import numbers
 
 Format = Literal["ComfyUI", "kohya", "diffusers"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -22,13 +21,9 @@ def write(lora: dict[str, Tensor], format: Format, families: Families) -> dict[s
     """Returns a LoRA as a file of that format has it. No two of its tensors share memory. LoRAs of ComfyUI's own nodes
     may have other names than ours. These are translated first, except for the format ComfyUI, which keeps them.
 
-    Raises ValueError if the LoRA has no tensors or values that nobody could read, or if the format cannot hold it.
-    diffusers takes only LoRA and DoRA, without changes of norms and biases. A DoRA needs `dora_scale` for ComfyUI but
-    `lora_magnitude_vector` for diffusers, and one cannot be computed from the other without the model."""
-    if not lora:
-        raise ValueError("This LoRA has no tensors, so there is nothing to save. Wire in another one.")
-    for key, value in lora.items():
-        numbers(key, value)
+    Raises ValueError if the format cannot hold the LoRA. diffusers takes only LoRA and DoRA, without changes of norms
+    and biases. A DoRA needs `dora_scale` for ComfyUI but `lora_magnitude_vector` for diffusers, and one cannot be
+    computed from the other without the model."""
     written = _without_foreign_scales(lora, format)
     if format == "ComfyUI":
         if len(written) < len(lora):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from livelora.trainer.comfy.families import FAMILIES
 from livelora.trainer.lora import file as export
+from livelora.trainer.lora.formats import FORMATS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -163,3 +164,15 @@ def test_a_read_only_folder_is_reported(tmp_path):
     told = os.read(reader, 1000).decode()
     assert "could not be written to" in told and "Permission denied" in told and "allow writing" in told
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("tensors", "told"), [
+    ({}, "This LoRA has no tensors, so there is nothing to save"),
+    ({f"{LAYER}.lora_A.weight": torch.full((2, 2), float("nan"))}, "lora_A.weight has values that are not finite"),
+    ({f"{LAYER}.lora_A.weight": torch.ones(2, 2, dtype=torch.complex64)}, "lora_A.weight is stored as complex64"),
+], ids=["empty", "not finite", "complex"])
+def test_what_could_not_be_read_again_is_not_saved(tmp_path, tensors, told, format):
+    with pytest.raises(ValueError, match=told):
+        export.save(tensors, tmp_path, "cat", "fp32", FAMILIES, format)
+    assert list(tmp_path.iterdir()) == []

@@ -265,14 +265,3 @@ def test_what_core_trained_on_another_model_is_saved_as_it_is_and_refused_for_ot
     assert write(tensors, "ComfyUI").keys() == tensors.keys()
     with pytest.raises(ValueError, match="unknown kind or layer, such as diffusion_model.blocks.0.self_attn.q"):
         write(tensors, "kohya")
-
-
-@pytest.mark.parametrize("format", formats.FORMATS)
-@pytest.mark.parametrize(("tensors", "told"), [
-    ({}, "This LoRA has no tensors, so there is nothing to save"),
-    ({f"{BFL}.lora_A.weight": torch.full((2, 2), float("nan"))}, "qkv.lora_A.weight has values that are not finite"),
-    ({f"{BFL}.lora_A.weight": torch.ones(2, 2, dtype=torch.complex64)}, "qkv.lora_A.weight is stored as complex64"),
-], ids=["empty", "not finite", "complex"])
-def test_what_could_not_be_read_again_is_not_saved(tensors, told, format):
-    with pytest.raises(ValueError, match=told):
-        write(tensors, format)
