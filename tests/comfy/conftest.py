@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import tiny_flux
 import torch
 from livelora.trainer.comfy.demo_model import make_clip
 from livelora.trainer.comfy.host import ComfyHost
 from tiny_flux import load_flux, random_flux
+
+importlib.import_module("utils.install_util")  # before ComfyUI puts its comfy/utils.py in front, as its main.py does
 
 
 @pytest.fixture(scope="session")

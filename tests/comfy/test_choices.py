@@ -12,7 +12,6 @@ from typing import Any
 import execution
 import pytest
 import torch
-import utils.install_util  # noqa: F401  before ComfyUI puts its comfy/utils.py in front, as its main.py does
 from comfy_api.latest import io
 from comfy_execution.graph import DynamicPrompt
 from hypothesis import given, settings
