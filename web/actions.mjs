@@ -1,7 +1,7 @@
 // What a person must say before something is done with a job.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { getJob, tell } from "./jobs.mjs?v=1";
+import { getJob, tell } from "./jobs.mjs?v=2";
 
 const QUESTIONS = { extend: askSteps, discard: askDiscard, delete: askDelete };
 

@@ -1,7 +1,7 @@
 // Folds a node's rare inputs away: LoRA Train's in the groups that its settings name, those of other nodes in one.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { addStyle } from "./widget.mjs?v=1";
+import { addStyle } from "./widget.mjs?v=2";
 
 const FEW = 3;
 const ONE = "Advanced inputs";

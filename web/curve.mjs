@@ -1,8 +1,8 @@
 // LoRA Train's loss curve: the loss of each step, its running mean over it, and the held-out loss where it is measured.
 // @ts-check
 import uPlot from "./vendor/uplot.mjs?v=1.6.32";
-import { getLosses } from "./jobs.mjs?v=1";
-import { addStyle } from "./widget.mjs?v=1";
+import { getLosses } from "./jobs.mjs?v=2";
+import { addStyle } from "./widget.mjs?v=2";
 
 /** Milliseconds between two drawings. */
 const PAUSE = 400;

@@ -1,8 +1,8 @@
 // LoRA Sample Preview: the pictures from before training, and below them those of each round, newest first.
 // @ts-check
-import { getJob, showSample } from "./jobs.mjs?v=1";
-import { openViewer } from "./viewer.mjs?v=1";
-import { addElement, addStyle } from "./widget.mjs?v=1";
+import { getJob, showSample } from "./jobs.mjs?v=2";
+import { openViewer } from "./viewer.mjs?v=2";
+import { addElement, addStyle } from "./widget.mjs?v=2";
 
 const STYLE = `
 .livelora.gallery { position: relative; }

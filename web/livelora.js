@@ -1,16 +1,16 @@
 // LiveLoRA in the browser: what its nodes show while a job runs. One file for each thing that is shown.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { addFolds } from "./advanced.mjs?v=1";
-import { findNode, nodesOf } from "./canvas.mjs?v=1";
-import { onEvent, onReconnected } from "./jobs.mjs?v=1";
-import { addMonitor, showJob } from "./monitor.mjs?v=1";
-import { addGallery, showSamples } from "./gallery.mjs?v=1";
-import { notice, noticeBegin, settings } from "./notices.mjs?v=1";
-import { addPicker, noteJob, offerJobs } from "./picker.mjs?v=1";
-import { addReport } from "./report.mjs?v=1";
-import { restoreRuns, watchRuns } from "./runs.mjs?v=1";
-import { addSteps, showSteps } from "./steps.mjs?v=1";
+import { addFolds } from "./advanced.mjs?v=2";
+import { findNode, nodesOf } from "./canvas.mjs?v=2";
+import { onEvent, onReconnected } from "./jobs.mjs?v=2";
+import { addMonitor, showJob } from "./monitor.mjs?v=2";
+import { addGallery, showSamples } from "./gallery.mjs?v=2";
+import { notice, noticeBegin, settings } from "./notices.mjs?v=2";
+import { addPicker, noteJob, offerJobs } from "./picker.mjs?v=2";
+import { addReport } from "./report.mjs?v=2";
+import { restoreRuns, watchRuns } from "./runs.mjs?v=2";
+import { addSteps, showSteps } from "./steps.mjs?v=2";
 
 const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";

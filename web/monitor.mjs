@@ -1,10 +1,10 @@
 // LoRA Train: how far the job is, how it goes, and the buttons for what can be done with it now.
 // @ts-check
-import { ask } from "./actions.mjs?v=1";
-import { addCurve } from "./curve.mjs?v=1";
-import { act, getJob } from "./jobs.mjs?v=1";
-import { tieMenu } from "./menu.mjs?v=1";
-import { addElement } from "./widget.mjs?v=1";
+import { ask } from "./actions.mjs?v=2";
+import { addCurve } from "./curve.mjs?v=2";
+import { act, getJob } from "./jobs.mjs?v=2";
+import { tieMenu } from "./menu.mjs?v=2";
+import { addElement } from "./widget.mjs?v=2";
 
 const NOTHING = {
   state: "none", message: "Not trained yet.", actions: [], warnings: [], step: 0, steps: 1, loss: null, validation: [],

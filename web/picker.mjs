@@ -1,6 +1,6 @@
 // Live LoRA, LoRA Sample Grid: the jobs that their input `job` offers, as a person knows them.
 // @ts-check
-import { listJobs } from "./jobs.mjs?v=1";
+import { listJobs } from "./jobs.mjs?v=2";
 
 const NEWEST = "newest";
 const SEPARATOR = " · ";

@@ -1,8 +1,8 @@
 // What is wrong with a node, as a sentence in red in the node's own box.
 // @ts-check
-import { resize } from "./advanced.mjs?v=1";
-import { findNode, nodesOf } from "./canvas.mjs?v=1";
-import { addElement, problemOf } from "./widget.mjs?v=1";
+import { resize } from "./advanced.mjs?v=2";
+import { findNode, nodesOf } from "./canvas.mjs?v=2";
+import { addElement, problemOf } from "./widget.mjs?v=2";
 
 /** The box of a node that has no other one. It is there as long as the problem is. */
 const OWN = "problem";

@@ -1,7 +1,7 @@
 // Nodes that tell what they found or did, as text: warnings first, and of the rest two lines until more is asked for.
 // @ts-check
-import { resize } from "./advanced.mjs?v=1";
-import { addElement } from "./widget.mjs?v=1";
+import { resize } from "./advanced.mjs?v=2";
+import { addElement } from "./widget.mjs?v=2";
 
 const HEIGHT = 60;
 const TALLEST = 320;

@@ -1,8 +1,8 @@
 // What was queued from the workflow that is open and what came of it, as it happens and again after a reload.
 // @ts-check
 import { api } from "../../scripts/api.js";
-import { findNode, openGraph } from "./canvas.mjs?v=1";
-import { showProblems } from "./problems.mjs?v=1";
+import { findNode, openGraph } from "./canvas.mjs?v=2";
+import { showProblems } from "./problems.mjs?v=2";
 
 /** How many runs of a workflow are asked for again after a reload: a node may not have run in the last one. */
 const KEPT = 5;

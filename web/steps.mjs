@@ -1,9 +1,9 @@
 // Live LoRA: the steps of the chosen job whose LoRA is kept; pressing one chooses it.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { getJob } from "./jobs.mjs?v=1";
-import { jobOf } from "./picker.mjs?v=1";
-import { addElement } from "./widget.mjs?v=1";
+import { getJob } from "./jobs.mjs?v=2";
+import { jobOf } from "./picker.mjs?v=2";
+import { addElement } from "./widget.mjs?v=2";
 
 const HEIGHT = 34;
 

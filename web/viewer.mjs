@@ -1,8 +1,8 @@
 // A sample picture, large: by keys from prompt to prompt and from step to step, and laid against the one from before
 // training.
 // @ts-check
-import { showSample } from "./jobs.mjs?v=1";
-import { addStyle } from "./widget.mjs?v=1";
+import { showSample } from "./jobs.mjs?v=2";
+import { addStyle } from "./widget.mjs?v=2";
 
 /** What each key does, beside Escape. */
 const MOVES = {

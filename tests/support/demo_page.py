@@ -69,6 +69,17 @@ def queue_demo(page: Page, steps: int, every: int = 5000, prompts: str = "flatmo
     page.evaluate("app.queuePrompt(0, 1)")
 
 
+def add_node(page: Page, kind: str) -> None:
+    """Adds a node, where it is seen."""
+    page.evaluate("""(kind) => {
+      const node = LiteGraph.createNode(kind);
+      node.pos = [300, 300];
+      app.graph.add(node);
+      app.canvas.ds.scale = 1;
+      app.canvas.ds.offset = [0, 0];
+    }""", kind)
+
+
 def look_at_train(page: Page) -> None:
     """So that the mouse can reach the lower end of LoRA Train."""
     page.evaluate(_INTO_VIEW)

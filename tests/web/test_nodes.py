@@ -9,7 +9,7 @@ from itertools import combinations
 import browser as on_this_machine
 import pytest
 from comfyui import ROOT
-from demo_page import DEMO, SIZES_STAND, TRAIN, load, look_at_train, queue_demo, set_inputs
+from demo_page import DEMO, SIZES_STAND, TRAIN, add_node, load, look_at_train, queue_demo, set_inputs
 
 PROMPTS = "flatmoji, owl\nflatmoji, red apple"
 
@@ -289,13 +289,7 @@ def test_a_saved_workflow_keeps_its_groups_open(page):
 
 def test_other_nodes_have_one_title_for_what_is_rare_also_where_it_comes_and_goes(page):
     """LoRA Captioner: two rare inputs of its own, and two of an engine that is asked."""
-    page.evaluate("""() => {
-      const node = LiteGraph.createNode("LiveLoraCaption");
-      node.pos = [300, 200];
-      app.graph.add(node);
-      app.canvas.ds.scale = 1;
-      app.canvas.ds.offset = [0, 0];
-    }""")
+    add_node(page, "LiveLoraCaption")
     rare = {"template": [], "vision-language folder": ["max_length", "max_side"], "tagger": [],
             "ComfyUI text model": ["max_length", "max_side"]}
     found = {}

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from client import newest_job
-from demo_page import MINUTE, new_seed
+from demo_page import MINUTE, add_node, new_seed
 from graphs import training, with_save
 
 LIVE = "const live = app.graph.nodes.find((n) => n.comfyClass === 'LiveLoraLive');"
@@ -38,13 +38,7 @@ def open_menu(page, elements: bool) -> None:
 
 
 def test_a_job_is_known_by_its_name_time_and_step_and_its_value_is_its_id(page, rendering, job):
-    page.evaluate("""() => {
-      const node = LiteGraph.createNode("LiveLoraLive");
-      node.pos = [300, 300];
-      app.graph.add(node);
-      app.canvas.ds.scale = 1;
-      app.canvas.ds.offset = [0, 0];
-    }""")
+    add_node(page, "LiveLoraLive")
     page.wait_for_function(f"(job) => {{ {LIVE} return {PICKER}.options.values.includes(job); }}", arg=job,
                            timeout=MINUTE)
     open_menu(page, rendering[0])

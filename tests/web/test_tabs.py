@@ -5,7 +5,18 @@ from __future__ import annotations
 import time
 
 import pytest
-from demo_page import MINUTE, TRAIN, answer_dialog, load, look_at_train, new_seed, press, start_demo, wait_for_line
+from demo_page import (
+    MINUTE,
+    TRAIN,
+    add_node,
+    answer_dialog,
+    load,
+    look_at_train,
+    new_seed,
+    press,
+    start_demo,
+    wait_for_line,
+)
 from graphs import training
 from raw import act
 
@@ -100,13 +111,7 @@ def test_a_tab_sees_what_another_does_with_a_paused_job(two, server, wait_for):
 @pytest.mark.parametrize("kind", ["LiveLoraLive", "LiveLoraGrid"])
 def test_a_new_job_can_be_chosen_without_a_reload(page, server, wait_for, kind):
     chosen = f"app.graph.nodes.find((n) => n.comfyClass === '{kind}').widgets.find((w) => w.name === 'job')"
-    page.evaluate(f"""() => {{
-      const node = LiteGraph.createNode("{kind}");
-      node.pos = [300, 300];
-      app.graph.add(node);
-      app.canvas.ds.scale = 1;
-      app.canvas.ds.offset = [0, 0];
-    }}""")
+    add_node(page, kind)
     server.run(training(new_seed(), steps=1))
     newest = server.get("/livelora/jobs")[-1]["job"]
     page.wait_for_function(f"(job) => {chosen}.options.values[1] === job", arg=newest, timeout=MINUTE)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,21 +105,22 @@ class JobFolder:
         """Replaces `graph.json`."""
         write_json(self.path / "graph.json", graph.as_dict())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Returns all lines of `metrics.jsonl`, except a line that a crash cut short and steps that were done again
-        later. Such steps are still in the file if the folder was read-only and the file could not be rewound."""
-        try:
-            lines = self._metrics.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
+    def metrics(self, newer: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Returns all lines of `metrics.jsonl` and those that are not in it yet, except a line that a crash cut short
+        and steps that were done again later. Such steps are still in the file if the folder was read-only and the file
+        could not be rewound."""
         found: list[dict[str, Any]] = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                facts = json.loads(line)
-                while "loss" in facts and found and found[-1]["step"] >= facts["step"]:
-                    found.pop()
-                found.append(facts)
+        for facts in (*self._read_metrics(), *newer):
+            while "loss" in facts and found and found[-1]["step"] >= facts["step"]:
+                found.pop()
+            found.append(facts)
         return found
+
+    def _read_metrics(self) -> Iterator[dict[str, Any]]:
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
 
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops what was recorded after `step`, which will be done again, and returns the rest. Step 0 drops it all."""
@@ -127,9 +128,9 @@ class JobFolder:
         write_atomic(self._metrics, "".join(json.dumps(m) + "\n" for m in kept).encode())
         return kept
 
-    def append_metrics(self, facts: dict[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`, whole or not at all."""
-        append_whole(self._metrics, (json.dumps(facts) + "\n").encode())
+    def append_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines to `metrics.jsonl`, all of them or none."""
+        append_whole(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def write_sample(self, step: int, index: int, image: Tensor, texts: Mapping[str, Any]) -> str:
         """Saves a picture (h, w, 3) in 0…1 as PNG, with `texts` as its text chunks (JSON). Returns its file name."""

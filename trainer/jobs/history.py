@@ -32,7 +32,8 @@ be made again."""
 
 
 class History:
-    """Keeps a line per step. A disk that is full or read-only costs lines in the file, but never the training."""
+    """Keeps a line per step. What a disk that is full or read-only does not take is written as soon as it does; until
+    then it would be lost with the process, but never the training."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
@@ -46,12 +47,15 @@ class History:
         self.warnings: list[str] = []
         self._seconds: deque[float] = deque(maxlen=20)
         self._board: Board | None = None
+        self._unwritten: list[dict[str, Any]] = []
+        """The lines that the disk has not taken yet: the newest."""
 
     def read(self, up_to: int | None = None) -> None:
         """Reads what the folder has on record. With `up_to`, it drops for good what came after that step."""
-        lines = self._folder.metrics()
+        lines = self._folder.metrics(self._unwritten)
         if up_to is not None:
             self._board = Board(self._folder.path, up_to)
+            self._unwritten = [line for line in self._unwritten if line["step"] <= up_to]
             lines = [line for line in lines if up_to and line["step"] <= up_to]
             with self.tolerating("metrics"):
                 self._folder.rewind_metrics(up_to)
@@ -91,8 +95,10 @@ class History:
         return self.held_out.best == (self.step, loss)
 
     def _append(self, facts: dict[str, Any]) -> None:
+        self._unwritten.append(facts)
         with self.tolerating("metrics"):
-            self._folder.append_metrics(facts)
+            self._folder.append_metrics(self._unwritten)
+            self._unwritten.clear()
             if self._board:
                 self._board.add(facts)
 

@@ -51,10 +51,10 @@ def test_a_lora_that_does_not_fit_on_the_disk_leaves_the_one_before_it(folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
 def test_a_line_of_the_metrics_is_whole_or_not_there(folder):
-    folder.append_metrics({"step": 1, "loss": 0.5})
+    folder.append_metrics([{"step": 1, "loss": 0.5}])
     with full_disk(30), pytest.raises(OSError):
-        folder.append_metrics({"step": 2, "loss": 0.25})
-    folder.append_metrics({"step": 3, "loss": 0.125})
+        folder.append_metrics([{"step": 2, "loss": 0.25}])
+    folder.append_metrics([{"step": 3, "loss": 0.125}])
     assert (folder.path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 3, "loss": 0.125}\n'
 
 
@@ -69,7 +69,7 @@ def test_steps_that_were_done_again_count_once(folder):
     lines = [{"step": 0, "validation": 9}, {"step": 1, "loss": 1}, {"step": 2, "loss": 2}, {"step": 2, "validation": 3},
              {"step": 3, "loss": 4}, {"step": 2, "loss": 5}, {"step": 2, "validation": 6}]
     for line in lines:
-        folder.append_metrics(line)
+        folder.append_metrics([line])
     assert folder.metrics() == [*lines[:2], *lines[5:]]
 
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_discarded_does_not_keep_the_rest(tmp_path, monkeypatch):
     folder.create()
     folder.write_job(FACTS)
     folder.write_lora(Lora({"a": torch.ones(1)}, {}), "last")
-    folder.append_metrics({"step": 1, "loss": 1})
+    folder.append_metrics([{"step": 1, "loss": 1}])
 
     def open_in_a_viewer(path):
         if path.name == "samples":
