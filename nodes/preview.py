@@ -34,7 +34,7 @@ class SamplePreview(io.ComfyNode):
                 io.String.Input("prompts", multiline=True, default=PROMPTS, tooltip=(
                     "One prompt a line. {trigger} is the dataset's trigger word. Ask for things that are not in your "
                     "training images, and once without the trigger word: that shows what leaks out of it. A line may "
-                    " end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
+                    "end with settings of its own: --w width, --h height, --d seed, --s sampler steps, --l cfg, "
                     "--g guidance, --m LoRA strength, --n negative prompt, such as: a cat --d 7 --m 0.8. Lines that "
                     "start with # are skipped.")),
                 io.Int.Input("every_n_steps", default=100, min=1, max=100000, tooltip=(

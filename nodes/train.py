@@ -149,10 +149,9 @@ class Train(io.ComfyNode):
         losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points
         told = job.message or f"{job.state}: step {job.history.step} of {job.config.total_steps}"
         shown = {"text": (told,)}
-        if lora is not None:
-            lora.job = job.id
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
+        lora.job = job.id
         return io.NodeOutput(with_lora(model, lora), lora, losses, job.id, ui=shown)
 
 
