@@ -26,23 +26,74 @@ class Weight(NamedTuple):
     """The tensor; None for a norm without weights."""
     bias: Tensor | None
     release: Callable[[], None]
+    lasting: bool = True
+    """Whether it stays valid until then. If not, the next loan may overwrite it."""
 
 
 Live = Any
 """A module of the live tree: a Linear or a norm of whatever class ComfyUI chose."""
 Fetch = Callable[[Live, Tensor], Weight]
 """`fetch(live, like)` gives the weight of `live` in the device and dtype of `like`."""
-Borrow = Callable[[Tensor], Weight]
-"""`borrow(like)` gives the weight of one module in the device and dtype of `like`."""
+
+
+class Lender:
+    """Lends the weight of one live module."""
+
+    def __init__(self, live: Live, fetch: Fetch) -> None:
+        self._fetch = partial(fetch, live)
+        self._holds, self._loan = False, None
+
+    def __call__(self, like: Tensor) -> Weight:
+        """Returns the weight in the device and dtype of `like`. Within `held` it is the same one each time."""
+        if not self._holds:
+            return self._fetch(like)
+        if self._loan is None:
+            loan = self._fetch(like)
+            self._loan = loan if loan.lasting else _copied(loan)
+        return self._loan._replace(release=_nothing)
+
+    def hold(self) -> None:
+        """Keeps the next loan, until `let_go`."""
+        self._holds = True
+
+    def let_go(self) -> None:
+        """Gives back what is kept."""
+        self._holds, loan, self._loan = False, self._loan, None
+        if loan:
+            loan.release()
+
+
+def _copied(loan: Weight) -> Weight:
+    """Returns a copy of a weight, which is given back at once."""
+    weight, bias = (None if value is None else value.detach().clone() for value in (loan.weight, loan.bias))
+    loan.release()
+    return Weight(weight, bias, _nothing)
+
+
+def _nothing() -> None:
+    return None
+
+
+@contextlib.contextmanager
+def held(module: nn.Module) -> Iterator[None]:
+    """While inside, each weight in a part of a view is fetched once at most."""
+    lenders = [part.lender for part in module.modules() if isinstance(part, (FrozenLinear, FrozenNorm))]
+    for lender in lenders:
+        lender.hold()
+    try:
+        yield
+    finally:
+        for lender in lenders:
+            lender.let_go()
 
 
 class _Multiply(torch.autograd.Function):
     """Computes y = x Wᵀ + b. Nothing is saved for the backward pass: W is borrowed again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, borrow: Borrow) -> Tensor:
+    def forward(ctx, x: Tensor, borrow: Lender) -> Tensor:
         ctx.borrow = borrow
-        weight, bias, release = borrow(x)
+        weight, bias, release, _ = borrow(x)
         y = F.linear(x, weight, bias)
         release()
         return y
@@ -51,7 +102,7 @@ class _Multiply(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         if not ctx.needs_input_grad[0]:
             return None, None
-        weight, _, release = ctx.borrow(grads[0])
+        weight, _, release, _ = ctx.borrow(grads[0])
         grad_x = grads[0] @ weight
         release()
         return grad_x, None
@@ -61,9 +112,9 @@ class _MultiplyAndTell(_Multiply):
     """Computes y = x Wᵀ + b, and returns b beside it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, borrow: Borrow) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx, x: Tensor, borrow: Lender) -> tuple[Tensor, Tensor | None]:
         ctx.borrow = borrow
-        weight, bias, release = borrow(x)
+        weight, bias, release, _ = borrow(x)
         y, bias = F.linear(x, weight, bias), None if bias is None else bias.detach().clone()
         release()
         if bias is not None:
@@ -77,8 +128,8 @@ class _MultiplyWithLora(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, borrow: Borrow) -> Tensor:
-        weight, bias, release = borrow(x)
+    def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float, borrow: Lender) -> Tensor:
+        weight, bias, release, _ = borrow(x)
         y = F.linear(x, weight, bias)
         release()
         down = F.linear(x, lora_a)
@@ -95,7 +146,7 @@ class _MultiplyWithLora(torch.autograd.Function):
         grad_a, grad_b = grad_down.T @ x.flatten(0, -2), (grad_y.T @ down.flatten(0, -2)).mul_(ctx.scale)
         if not ctx.needs_input_grad[0]:
             return None, grad_a, grad_b, None, None
-        weight, _, release = ctx.borrow(grad_y)
+        weight, _, release, _ = ctx.borrow(grad_y)
         grad_x = grad_y @ weight
         release()
         return grad_x.addmm_(grad_down, lora_a).view_as(x), grad_a, grad_b, None, None
@@ -112,7 +163,7 @@ class FrozenLinear(nn.Linear):
         placeholder = like.new_zeros(1).expand(self.out_features, self.in_features)
         self.placeholder = nn.Parameter(placeholder, requires_grad=False)
         self.lends = False
-        self._borrow = partial(fetch, live)
+        self.lender = Lender(live, fetch)
 
     @property
     def weight(self) -> Tensor:
@@ -127,23 +178,23 @@ class FrozenLinear(nn.Linear):
 
     @torch.no_grad()
     def _copies(self) -> list[Any]:
-        weight, bias, release = self._borrow(self.placeholder)
+        weight, bias, release, _ = self.lender(self.placeholder)
         copies = [None if t is None else t.detach().clone() for t in (weight, bias)]
         release()
         return copies
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the Linear: (B, L, I) → (B, L, O)."""
-        return _Multiply.apply(x, self._borrow)
+        return _Multiply.apply(x, self.lender)
 
     def with_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Computes the Linear, (B, L, I) → (B, L, O), and returns beside it the bias (O,) that is in it."""
-        return _MultiplyAndTell.apply(x, self._borrow)
+        return _MultiplyAndTell.apply(x, self.lender)
 
     def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
         """Computes the Linear, (B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at
         `scale`. They are multiplied in the dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
-        return _MultiplyWithLora.apply(x, lora_a.to(x.dtype), lora_b.to(x.dtype), scale, self._borrow)
+        return _MultiplyWithLora.apply(x, lora_a.to(x.dtype), lora_b.to(x.dtype), scale, self.lender)
 
 
 @contextlib.contextmanager
@@ -165,12 +216,12 @@ class FrozenNorm(nn.Module):
 
     def __init__(self, live: Live, fetch: Fetch) -> None:
         super().__init__()
-        self._borrow, self._shape, self._eps = partial(fetch, live), live.normalized_shape, live.eps
+        self.lender, self._shape, self._eps = Lender(live, fetch), live.normalized_shape, live.eps
         self._is_layer_norm = isinstance(live, nn.LayerNorm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`; its shape and dtype stay the same."""
-        weight, bias, release = self._borrow(x)
+        weight, bias, release, _ = self.lender(x)
         # Autograd keeps the weights past `release`; and the live ones may ask for gradients, which they must not get.
         weight, bias = (None if t is None else t.detach().clone() for t in (weight, bias))
         release()

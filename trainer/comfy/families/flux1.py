@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ...model.family import Family, Layer, Preset
-from ...model.memory import Geometry
 from ...model.process import Flow
 
 LAYERS = (
@@ -71,12 +70,6 @@ ai-toolkit's README; all four in Replicate's flux-dev-lora-trainer). `style`: Sp
 in the first ten single blocks and style in the later ones."""
 EXAMPLES = {"model": "flux1-dev", "target_regex": r"double_blocks\.\d+\.img_attn\..*",
             "block_ranks": "double 0-9: 8, single: 32", "block_learning_rates": "double: 0.5, single 20-37: 2"}
-USUAL_TOKENS = 256
-"""T5 pads captions to at least this many tokens."""
-VALUES_PER_TOKEN = 60
-"""How many vectors of the hidden width one token leaves behind in one block. They were counted on a single block in
-training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention, the 4-wide GELU and the 5-wide input of
-linear2, forward and backward."""
 
 
 class RotaryAttention:
@@ -113,11 +106,6 @@ class RotaryAttention:
 
 def _options(view: nn.Module) -> dict[str, Any]:
     return RotaryAttention(view.get_submodule("pe_embedder")).options()
-
-
-def _geometry(live: Any, bytes_per_value: int) -> Geometry:
-    blocks = len(live.double_blocks) + len(live.single_blocks)
-    return Geometry(live.hidden_size, blocks, USUAL_TOKENS, bytes_per_value, VALUES_PER_TOKEN)
 
 
 def _architecture(live: Any) -> str:
@@ -196,5 +184,5 @@ FLUX1 = Family(
     },
     # The line is that of BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`).
     process=Flow(shift_line=((256, 0.5), (4096, 1.15)), resolution_shift_name="flux_shift"),
-    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, geometry=_geometry,
-    architecture=_architecture, options=_options)
+    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, architecture=_architecture,
+    options=_options)
