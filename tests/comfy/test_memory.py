@@ -73,7 +73,7 @@ def test_a_step_takes_what_was_planned(host, patcher, config):
 
 def test_what_is_left_of_the_memory_is_spent_on_blocks_that_are_not_computed_twice(host):
     kept, (least, most) = [], rooms(host)
-    for available in range(least, most + 1, (most - least) // 8):
+    for available in (*range(least, most, (most - least) // 8), most):
         with_memory(host, available)
         made = plan(host)
         assert made.room <= available
@@ -158,10 +158,9 @@ def weights_after(trainer: Trainer, steps: int = 2) -> list[torch.Tensor]:
 
 def test_memory_that_runs_out_at_any_moment_of_the_gradients_changes_no_bit(host):
     expected = weights_after(make(host))
-    counting = Refusing()
+    counting, counted, told = Refusing(), make(host), []
     with counting:
-        make(host)._gradients()
-    told = []
+        counted._gradients()
     for refused in range(2, counting.count, counting.count // 10):
         trainer = make(host, tell=lambda sentence, plan: told.append(sentence))
         with Refusing(refused):
