@@ -194,7 +194,7 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
 
 def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str, further: bool) -> Plan:
     """Returns the plan with pictures of one size more, and as many of their blocks kept as there is room for."""
-    rung, all_kept = made.rung, _worth_most_first(cost)
+    rung, all_kept = made.rung, worth_most_first(cost)
     options = {"further": further, "in_ram": rung.in_ram, "holds": rung.holds}
 
     def keeping(count: int) -> Plan:
@@ -213,7 +213,7 @@ def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str, furt
     return keeping(few)
 
 
-def _worth_most_first(cost: Rehearsed) -> list[int]:
+def worth_most_first(cost: Rehearsed) -> list[int]:
     """Returns the blocks in the order in which it is best to keep them: those that save most operations for each byte,
     and of equal ones the last, because they are let go of first."""
     worth = [block.flop / max(1, block.kept_bytes) for block in cost.blocks]

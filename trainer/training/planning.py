@@ -41,8 +41,8 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     stand_ins = _areas(sizes)
 
     @cache
-    def stage(streamed: bool) -> _Stage:
-        return _Stage(host, config, start, streamed)
+    def stage(streamed: bool) -> Stage:
+        return Stage(host, config, start, streamed)
 
     @cache
     def costs(size: Size, images: int, streamed: bool) -> Rehearsed:
@@ -69,7 +69,7 @@ def fixed(params: list[nn.Parameter], config: TrainConfig) -> Fixed:
                  else 0), update=(widened + 4) * values)
 
 
-class _Stage:
+class Stage:
     """Rehearses steps of a recipe."""
 
     def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
