@@ -16,6 +16,7 @@ class LiveLora(ComfyExtension):
             demo_model,
             grid,
             live,
+            memory_plan,
             merge,
             preview,
             review,
@@ -25,7 +26,7 @@ class LiveLora(ComfyExtension):
 
         return [dataset.DatasetLoader, dataset_images.DatasetFromImages, caption.Captioner, review.CaptionReview,
                 train.Train, preview.SamplePreview, save.SaveLora, live.Live, grid.Grid, merge.MergeLoras,
-                demo_model.DemoModel]
+                memory_plan.MemoryPlan, demo_model.DemoModel]
 
 
 async def comfy_entrypoint() -> LiveLora:

@@ -230,10 +230,12 @@ def main(count: int) -> None:
         seconds.append(time.perf_counter() - began)
         found = counted(make_host(point.weights), point, kept)
         ratios.append(expected / found)
-        print(f"| {point.weights} | {point.pixels}² | {point.rank} | {point.batch} | {point.kept} | {point.optimizer} | "
-              f"{expected / GIB:.2f} | {found / GIB:.2f} | {ratios[-1]:.3f} | {seconds[-1]:.1f} |", flush=True)
-    print(f"\nratios from {min(ratios):.4f} to {max(ratios):.4f}; a prediction takes {statistics.median(seconds):.1f} s "
-          "(median)")
+        print(f"| {point.weights} | {point.pixels}² | {point.rank} | {point.batch} | {point.kept} | "
+              f"{point.optimizer} | {expected / GIB:.2f} | {found / GIB:.2f} | {ratios[-1]:.3f} | "
+              f"{seconds[-1]:.1f} |",
+              flush=True)
+    print(f"\nratios from {min(ratios):.4f} to {max(ratios):.4f}; a prediction takes "
+          f"{statistics.median(seconds):.1f} s (median)")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,12 @@ LAST_BEFORE_SHARING = "keep_states"
 because workflows store values by position."""
 
 
+def plain(name: str, default: Any = None) -> io.Input:
+    """Returns the input of one setting, for a node that has only a few of them."""
+    field = field_of(TrainConfig, name)
+    return _input(field, field.default if default is None else default, titled=False)
+
+
 def everyday(preset: Preset) -> list[io.Input]:
     """Returns the inputs that a preset fills in, with its values."""
     return [_input(field_of(TrainConfig, name), getattr(preset, name)) for name in EVERYDAY]
@@ -59,10 +65,10 @@ def most(name: str) -> int:
     return int(about(field_of(TrainConfig, name)).high)
 
 
-def _input(field: Field[Any], default: Any, **options: Any) -> io.Input:
+def _input(field: Field[Any], default: Any, titled: bool = True, **options: Any) -> io.Input:
     known = about(field)
     options |= {"default": default, "tooltip": known.told.replace("{example}", USUAL.examples.get(field.name, ""))}
-    if known.group:
+    if known.group and titled:
         options["extra_dict"] = in_group(known.group, known.only_with)
     if known.choices:
         return io.Combo.Input(field.name, options=list(known.choices), **options)

@@ -25,6 +25,7 @@ const WIDGETS = {
   [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
+  LiveLoraMemoryPlan: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
 

@@ -29,7 +29,7 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="muted files"></div><div class="error"></div><div class="advice"></div>`;
+  <div class="muted losses"></div><div class="muted files"></div><div class="muted memory"></div><div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
   const element = addElement(node, "monitor", 220);
@@ -120,8 +120,21 @@ function showLines(element, facts) {
   element.querySelector(".state").textContent = stateLine(facts);
   element.querySelector(".losses").textContent = lossLine(facts);
   element.querySelector(".files").textContent = fileLine(facts);
+  Object.assign(element.querySelector(".memory"), { textContent: memoryLine(facts), title: facts.memory?.sentence ?? "" });
   element.querySelector(".error").textContent = failure;
   element.querySelector(".advice").textContent = facts.warnings.join("\n");
+}
+
+/** What the plan says and, on a graphics card, what a step really took. The plan's whole sentence is in the tooltip. */
+function memoryLine({ state, memory }) {
+  if (!memory || !["queued", "preparing", "training", "failed"].includes(state)) return "";
+  const gb = (bytes) => (bytes / 1e9).toFixed(1);
+  const parts = [`memory ${gb(memory.weights + memory.needed)} of ${gb(memory.available)} GB`];
+  if (memory.measured) parts.push(`${gb(memory.measured)} used`);
+  const kept = Math.min(...Object.values(memory.kept));
+  if (kept < memory.blocks) parts.push(`${memory.blocks - kept} of ${memory.blocks} blocks computed twice`);
+  if (memory.streamed) parts.push("weights fetched for each step");
+  return parts.join(" · ");
 }
 
 function stateLine(facts) {

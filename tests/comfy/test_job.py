@@ -30,6 +30,7 @@ from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training import state
 from livelora.trainer.training.targets import layout
 from livelora.trainer.training.task import Preview, Sample, Task
+from livelora.trainer.training.trainer import Torn, Trainer
 from PIL import Image
 from reading import read
 from safetensors.torch import load_file
@@ -150,19 +151,44 @@ def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeyp
     calm = straight()
     others, calls, predict = Book(tmp_path / "others", Lease()), iter(range(1000)), host.predict
 
-    def out_of_memory(*arguments):
+    def broken(*arguments):
         if next(calls) == 11:
-            raise torch.OutOfMemoryError("CUDA out of memory")  # stands for a GPU we do not have
+            raise RuntimeError("CUDA error: unspecified launch failure")  # stands for a GPU we do not have
         return predict(*arguments)
 
-    monkeypatch.setattr(host, "predict", out_of_memory)
+    monkeypatch.setattr(host, "predict", broken)
     failed = run(others, host, dataset)
-    assert failed.state == "failed" and failed.message == "OutOfMemoryError: CUDA out of memory"
+    assert failed.state == "failed" and failed.message == "RuntimeError: CUDA error: unspecified launch failure"
     assert len(failed.history.losses) == 5
     monkeypatch.undo()
     resumed = run(others, host, dataset)
     assert resumed.id == failed.id and resumed.history.losses == calm.history.losses
     assert equal(resumed.lora("last"), calm.lora("last"))
+
+
+def test_memory_that_runs_out_costs_nothing_but_time(host, dataset, tmp_path, monkeypatch, straight):
+    """Once in a step, once in an update, which cannot be taken back: there training goes on from the last state."""
+    calm, book = straight(), Book(tmp_path / "others", Lease())
+    steps, updates, predict, update = iter(range(1000)), iter(range(1000)), host.predict, Trainer._update
+
+    def step_out_of_memory(*arguments):
+        if next(steps) == 11:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # stands for a GPU we do not have
+        return predict(*arguments)
+
+    def update_out_of_memory(trainer):
+        if next(updates) == 7:
+            raise Torn("Memory ran out during the update of step 8.")
+        update(trainer)
+
+    monkeypatch.setattr(host, "predict", step_out_of_memory)
+    monkeypatch.setattr(Trainer, "_update", update_out_of_memory)
+    job = run(book, host, dataset)
+    assert job.state == "done" and job.history.losses == calm.history.losses
+    assert equal(job.lora("last"), calm.lora("last"))
+    assert [warning.split(".")[0] for warning in job.history.warnings] == [
+        "Memory ran out at step 6", "Memory ran out during the update of step 8"]
+    assert job.plan is not None and {len(kept) for kept in job.plan.kept.values()} == {1}, "4, then 2 were kept"
 
 
 def test_a_state_that_cannot_be_read_costs_the_steps_to_the_one_before(jobs, host, dataset, tmp_path, straight):

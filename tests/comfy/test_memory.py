@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from livelora.trainer.model.counting import Live
 from livelora.trainer.model.memory import DoesNotFit, Memory
-from livelora.trainer.model.rehearsal import Live
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.planning import plan_for

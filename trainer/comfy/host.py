@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..disk.packages import require
 from ..lora.formats import write
 from ..model.host import Sampler, Text
-from ..model.memory import Memory
+from ..model.memory import Memory, Size
 from ..model.view import Weight, build_view, is_linear
 from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
@@ -89,6 +89,23 @@ class ComfyHost:
         reserved = mm.extra_reserved_memory()
         return Memory(available=int(free + loaded - reserved), weights=weights, streams=True, largest=2 * largest,
                       beside=int(mm.minimum_inference_memory() - reserved))
+
+    def latent_size(self, width: int, height: int) -> Size:
+        """Returns the shape (C, H, W) of the latents of a picture of so many pixels."""
+        scale: Any = self._vae.downscale_ratio
+        return self._base.latent_format.latent_channels, height // scale, width // scale
+
+    def blank_text(self, tokens: int) -> Text:
+        """Returns an encoded caption of so many tokens, without values."""
+        return self.family.blank_text(self._live, tokens)
+
+    def peak(self) -> int | None:
+        """Returns what PyTorch counted on a CUDA device since the last call."""
+        if self.device.type != "cuda":
+            return None
+        most = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return most
 
     def free(self) -> None:
         """Gives memory that PyTorch keeps for later back to the device."""

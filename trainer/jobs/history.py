@@ -41,6 +41,8 @@ class History:
         self.learning_rate: float | None = None
         self.step_loss: float | None = None
         """The loss of the last step; None if it was skipped."""
+        self.peak: int | None = None
+        """The most bytes of the device that the last step used; None if the device does not tell."""
         self.losses: list[float] = []
         """The loss of every step that was not skipped."""
         self.held_out = Curve()
@@ -74,6 +76,7 @@ class History:
         self._seconds.append(seconds)
         loss, norm = (None, None) if result.skipped else (result.loss, result.grad_norm)  # JSON has no NaN
         self.step_loss = loss
+        self.peak = result.peak
         if loss is None:
             self.skipped += 1
             self.warn("Steps were skipped because their loss or gradient was no number. If there are many, lower the "
@@ -81,7 +84,7 @@ class History:
         else:
             self.losses.append(loss)
         self._append({"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": result.learning_rate,
-                      "seconds": round(seconds, 4)})
+                      "seconds": round(seconds, 4), **({} if result.peak is None else {"peak_bytes": result.peak})})
 
     def add_base(self, loss: float) -> None:
         """Records the held-out loss of the model without the adapter."""

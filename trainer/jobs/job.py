@@ -55,8 +55,7 @@ class Job:
         self.waited_for = self.interrupted = self.closing = False
         """Whether a prompt waits for this job, so that the program's stop button means it; whether that button, and not
         the job's own, ended it; whether the program is ending."""
-        self.plan: Plan | None = None
-        """How its memory is used, once it has trained in this process."""
+        self.plan: Plan | None = None  # how its memory is used, once it has trained in this process
         self.task: Task | None = None
         """The job's task, which holds the model. It is kept only while the job may go on at once."""
         self.prepared: Prepared | None = None

@@ -14,6 +14,7 @@ def status(job: Job, worker: Worker) -> dict[str, Any]:
     """Returns what changes from step to step. `position` is how many jobs wait before it, None if it does not wait, and
     `behind` is the name of the job that trains meanwhile."""
     position, training = worker.position(job), worker.training
+    plan = job.plan or (job.task.plan if job.task else None)
     with job.lock:
         facts = job.history.facts(job.config.total_steps)
         left, warnings = facts.pop("seconds_left"), facts.pop("warnings")
@@ -23,7 +24,7 @@ def status(job: Job, worker: Worker) -> dict[str, Any]:
                 "behind": training.card.facts["name"] if training and position is not None else "",
                 "sharing": job.sharing, "created": job.card.facts["created"], **facts,
                 "saves": [how.name for how in job.saving.wanted], "saved": job.saving.files,
-                "memory": job.plan.as_dict() if job.plan else None,
+                "memory": {**plan.as_dict(), "measured": job.history.peak} if plan else None,
                 "warnings": [*warnings, *filter(None, [job.card.behind])],
                 "eta": left if job.state == "training" else None}
 

@@ -82,6 +82,8 @@ class Family:
     """(base, CLIP, VAE) that are wired in together → a sentence for everything that is wrong with them."""
     text_problem: Callable[[Any, Mapping[str, Any]], str]
     """(live, encoded caption) → a sentence that says why the caption does not fit the model; empty if it fits."""
+    blank_text: Callable[[Any, int], dict[str, Any]]
+    """(live, tokens) → an encoded caption of so many tokens, without values."""
     architecture: Callable[[Any], str]
     """(live) → the name that ModelSpec has for a LoRA of this model."""
     options: Callable[[nn.Module], dict[str, Any]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .family import Family
-from .memory import Memory
+from .memory import Memory, Size
 
 Text = dict[str, Any]
 """An encoded caption. Only the host looks inside."""
@@ -79,6 +79,19 @@ class Host(Protocol):
     def blank(self, adapter_dtype: torch.dtype, *, streamed: bool) -> nn.Module:
         """Returns a new view without memory, on PyTorch's device for tensors without values, to rehearse a step with.
         With `streamed` all of its weights are made anew for each use."""
+        ...
+
+    def latent_size(self, width: int, height: int) -> Size:
+        """Returns the shape (C, H, W) of the latents of a picture of so many pixels."""
+        ...
+
+    def blank_text(self, tokens: int) -> Text:
+        """Returns an encoded caption of so many tokens, without values, for a rehearsal."""
+        ...
+
+    def peak(self) -> int | None:
+        """Returns the most bytes of the device that were in use since the last call; None if the device does not tell.
+        """
         ...
 
     def free(self) -> None:

@@ -108,6 +108,12 @@ class Plan:
         return self.fixed.lasting + step + (self.memory.largest if self.rung.streamed else 0)
 
     @property
+    def weights(self) -> int:
+        """Returns what the weights take on the device, as many of them as are there all the time, in bytes."""
+        memory = self.memory
+        return min(memory.weights, max(0, memory.available - self.room)) if self.rung.streamed else memory.weights
+
+    @property
     def room(self) -> int:
         """Returns how many bytes must be free beside the weights."""
         return with_margin(self.work)
@@ -122,9 +128,8 @@ class Plan:
     def sentence(self) -> str:
         """Returns the plan as a person reads it."""
         memory, rung, fixed = self.memory, self.rung, self.fixed
-        weights = min(memory.weights, max(0, memory.available - self.room)) if rung.streamed else memory.weights
         how = [*self._how()]
-        return (f"{_gb(weights + self.work)} of {_gb(memory.available)} GB: weights {_gb(weights)}"
+        return (f"{_gb(self.weights + self.work)} of {_gb(memory.available)} GB: weights {_gb(self.weights)}"
                 f"{f' of {_gb(memory.weights)}' if rung.streamed else ''}, LoRA and optimizer {_gb(fixed.lasting)}, "
                 f"a step {_gb(self.work - fixed.lasting)}{'; ' if how else ''}{', '.join(how)}.")
 
@@ -140,7 +145,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values, for JSON."""
-        return {"sentence": self.sentence(), "available": self.memory.available, "weights": self.memory.weights,
+        return {"sentence": self.sentence(), "available": self.memory.available, "weights": self.weights,
                 "adapter": self.fixed.adapter, "optimizer": self.fixed.optimizer, "needed": self.work,
                 "step": self.work - self.fixed.lasting, "blocks": self.blocks, "images_at_once": self.rung.images,
                 "streamed": self.rung.streamed, "inputs_in_ram": self.rung.in_ram,

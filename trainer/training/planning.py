@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.item import Item
 from ..lora.inject import inject
 from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
-from ..model.memory import GB, Fixed, Plan, Size, plan
+from ..model.memory import GB, Fixed, Memory, Plan, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS
@@ -33,9 +34,9 @@ each block of so many values."""
 
 
 def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Text,
-             start: dict[str, Tensor] | None = None) -> Plan:
+             start: dict[str, Tensor] | None = None, memory: Memory | None = None) -> Plan:
     """Returns the plan for a recipe and pictures of these sizes, (C, H, W) in latent pixels, with captions as long as
-    `text`. Takes seconds and no memory of the device.
+    `text`. Takes seconds and no memory of the device. `memory` is planned for instead of the host's.
 
     Raises DoesNotFit if nothing fits, and RuntimeError if the model has a block that cannot be trained."""
     stand_ins = _areas(sizes)
@@ -48,7 +49,7 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     def costs(size: Size, images: int, streamed: bool) -> Rehearsed:
         return stage(streamed).step(size, images, text)
 
-    memory = host.memory()
+    memory = memory or host.memory()
     left = int(max(0, memory.available - config.leave_free * GB))
     made = plan(replace(memory, available=left), fixed(stage(False).params, config),
                 lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()}, config.batch_size,
@@ -56,6 +57,17 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
                 further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
     return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
                             for name in ("kept", "peaks", "flop")})
+
+
+def plan_before(host: Host, config: TrainConfig, items: Sequence[Item], start: dict[str, Tensor] | None = None,
+                memory: Memory | None = None) -> Plan | None:
+    """Returns the plan for images whose latents and captions are not encoded yet. What a person has encoded is not
+    looked at; if that is all there is, it returns None. Raises what `plan_for` raises."""
+    sizes = {host.latent_size(*item.bucket) for item in items if not item.latents}
+    if not sizes:
+        return None
+    longest = max((item.caption for item in items if not item.text), key=len, default="")
+    return plan_for(host, config, sizes, host.blank_text(host.count_tokens(longest)), start, memory)
 
 
 def fixed(params: list[nn.Parameter], config: TrainConfig) -> Fixed:
@@ -100,7 +112,7 @@ class Stage:
         def loss() -> Tensor:
             latents, noise = (torch.empty(images, *size, device=host.device) for _ in range(2))
             sigmas, process = torch.empty(images, device=host.device), host.family.process
-            alike = {n: torch.empty_like(v, device="cpu") if torch.is_tensor(v) else v for n, v in text.items()}
+            alike = {n: torch.empty(v.shape, dtype=v.dtype) if torch.is_tensor(v) else v for n, v in text.items()}
             noisy = process.add_noise(latents, noise, sigmas)
             pred = host.predict(self.view, noisy, sigmas, [alike] * images, self.config.guidance)
             target = process.target(latents, noise)

@@ -16,7 +16,9 @@ from ..data.captions.files import with_class
 from ..data.item import Dataset
 from ..disk.text import counted
 from ..model.host import Host, SampleSettings
+from ..model.memory import Plan
 from ..recipe.config import TrainConfig
+from .planning import plan_before
 from .targets import check_adapter, family_problems
 from .texts import caption_problems, length_problems
 
@@ -68,6 +70,8 @@ class Task:
     """Images of the class, for prior preservation."""
     start: dict[str, Tensor] | None = None
     """The LoRA that training starts from."""
+    plan: Plan | None = None
+    """How its memory will be used, as far as that is known before anything is encoded."""
     cache: Cache | None = None
     """The cache that keeps encoded pictures and captions for the next time."""
 
@@ -77,8 +81,8 @@ class Task:
            preview: Preview | None = None, **others: Any) -> Task:
         """Makes a task. The images of the class, and those that the recipe holds out, are taken out of `dataset`.
 
-        Raises ValueError if the recipe asks for what the model or the data does not have, or if `start` does not fit.
-        Nothing is loaded or encoded for that."""
+        Raises ValueError if the recipe asks for what the model or the data does not have, if `start` does not fit, or
+        if the training does not fit the memory. Nothing is loaded or encoded for that."""
         wired = regularization
         preview = preview and preview.about(dataset.trigger_word)
         learned, of_class = dataset.without_regularization()
@@ -92,10 +96,11 @@ class Task:
         if problems:
             raise ValueError("This cannot be trained:\n" + "\n".join(f"- {p}" for p in problems))
         check_adapter(host.view(torch.float32), config, host.family, start)
+        plan = plan_before(host, config, [*learned.items, *(regularization.items if regularization else ())], start)
         if config.held_out:
             learned, validation = learned.split(config.held_out)
         return cls(host=host, config=config, dataset=learned, validation=validation, regularization=regularization,
-                   start=start, preview=preview, **others)
+                   start=start, preview=preview, plan=plan, **others)
 
     def fingerprints(self) -> dict[str, str]:
         """Returns a fingerprint of each thing that makes this another training if it changes. Extending a training

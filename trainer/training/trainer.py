@@ -43,6 +43,8 @@ class StepResult:
     """The norm of the gradient before clipping."""
     learning_rate: float
     """The learning rate of the step. It is negative while a concept is erased."""
+    peak: int | None = None
+    """The most bytes of the device that were in use; None if the device does not tell."""
     skipped: bool = False
     """Whether nothing was updated, because the loss or gradient was not finite."""
 
@@ -97,6 +99,7 @@ class Trainer:
         """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that
         happens `MOST_SKIPPED` times in a row."""
         config = self.config
+        self.host.peak()
         loss = self.model.run(self._gradients)
         norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
         rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
@@ -111,7 +114,7 @@ class Trainer:
         self.steps_done += 1
         if not skipped:
             self.averaged.update()
-        return StepResult(loss, norm, rate, skipped)
+        return StepResult(loss, norm, rate, self.host.peak(), skipped)
 
     def _update(self) -> None:
         try:

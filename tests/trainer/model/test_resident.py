@@ -22,7 +22,7 @@ class Device:
 
 def test_it_is_loaded_once_while_nobody_comes():
     device = Device()
-    resident = Resident(device, 7)
+    resident = Resident(device, lambda: 7)
     resident.bring()
     assert [resident.run(lambda k=k: k) for k in range(3)] == [0, 1, 2] and device.loads == [7]
 
@@ -30,7 +30,7 @@ def test_it_is_loaded_once_while_nobody_comes():
 def test_after_somebodys_turn_it_is_loaded_again_though_it_seems_to_be_there():
     """It may be patched, or the room beside it taken."""
     device, turns = Device(), [0]
-    resident = Resident(device, 7, lambda: turns[0])
+    resident = Resident(device, lambda: 7, lambda: turns[0])
     resident.bring()
     turns[0] = 1
     assert resident.run(lambda: "done") == "done" and len(device.loads) == 2
@@ -47,12 +47,12 @@ def test_work_from_which_it_was_taken_away_is_done_again():
             raise RuntimeError("its weights are gone")
         return calls[-1]
 
-    resident = Resident(device, 7)
+    resident = Resident(device, lambda: 7)
     assert [resident.run(work), resident.run(work)] == [0, 2] and len(device.loads) == 2
 
 
 def test_an_error_of_the_works_own_is_raised():
-    resident = Resident(Device(), 7)
+    resident = Resident(Device(), lambda: 7)
     with pytest.raises(ZeroDivisionError):
         resident.run(lambda: 1 // 0)
 
@@ -64,5 +64,5 @@ def test_it_gives_up_with_a_sentence_where_somebody_keeps_taking_it_away():
         device.there = False
 
     with pytest.raises(RuntimeError, match=f"The model was unloaded during {MOST_DISTURBED} steps in a row."):
-        Resident(device, 7).run(work)
+        Resident(device, lambda: 7).run(work)
     assert len(device.loads) == MOST_DISTURBED

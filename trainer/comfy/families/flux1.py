@@ -71,6 +71,9 @@ in the first ten single blocks and style in the later ones."""
 EXAMPLES = {"model": "flux1-dev", "target_regex": r"double_blocks\.\d+\.img_attn\..*",
             "block_ranks": "double 0-9: 8, single: 32", "block_learning_rates": "double: 0.5, single 20-37: 2"}
 
+LEAST_TOKENS = 256
+"""ComfyUI pads captions for T5 to at least so many tokens."""
+
 
 class RotaryAttention:
     """Computes attention with rotary positions (Su et al. 2021, arXiv:2104.09864) differentiably, for one forward and
@@ -106,6 +109,12 @@ class RotaryAttention:
 
 def _options(view: nn.Module) -> dict[str, Any]:
     return RotaryAttention(view.get_submodule("pe_embedder")).options()
+
+
+def _blank_text(live: Any, tokens: int) -> dict[str, Any]:
+    wide, pooled = _text_widths(live)
+    return {"cond": torch.empty(1, max(LEAST_TOKENS, tokens), wide, device="meta"),
+            "pooled_output": torch.empty(1, pooled, device="meta")}
 
 
 def _architecture(live: Any) -> str:
@@ -184,5 +193,6 @@ FLUX1 = Family(
     },
     # The line is that of BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`).
     process=Flow(shift_line=((256, 0.5), (4096, 1.15)), resolution_shift_name="flux_shift"),
-    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, architecture=_architecture,
+    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, blank_text=_blank_text,
+    architecture=_architecture,
     options=_options)
