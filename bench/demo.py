@@ -44,7 +44,7 @@ def training_graph(server: Server) -> tuple[dict, str]:
     [loader] = [node for node in graph.values() if node["class_type"] == "LiveLoraDataset"]
     graph["held-out"] = {"class_type": "LiveLoraDataset",
                          "inputs": {**loader["inputs"], "folder": str(HELD_OUT / "fluent")}}
-    graph[train]["inputs"] |= {"validation": ["held-out", 0], "validate_every": 50, "gradient_checkpointing": False}
+    graph[train]["inputs"] |= {"validation": ["held-out", 0], "validate_every": 50}
     return graph, train
 
 

@@ -1,12 +1,15 @@
 """What a step of the full-size FLUX.1-dev takes, as the plan predicts it and as an independent count finds it.
 
     python dev.py bench memory [--points 40]
+    python dev.py bench memory --cards
 
 No weights are needed and no GPU: tensors without values go through the real model code of ComfyUI, the real view, the
 real `fetch`, PEFT's adapters and the real optimizer, all 57 blocks of them, and a dispatch mode adds up the storages
 that live. The plan runs one block of each kind instead. Both count adapter, gradients, optimizer state, activations,
 and weights that are cast for each use; neither counts the weights as they are loaded, the allocator's gaps, nor the
-workspaces of the device's libraries. bitsandbytes' state is made by its own `init_state`, and not updated."""
+workspaces of the device's libraries. bitsandbytes' state is made by its own `init_state`, and not updated.
+
+`--cards` prints what the plan does on cards of several sizes, for docs/guide.md."""
 
 from __future__ import annotations
 
@@ -238,7 +241,50 @@ def main(count: int) -> None:
           f"{statistics.median(seconds):.1f} s (median)")
 
 
+def cards() -> None:
+    """Prints what the plan does on cards of several sizes."""
+    start()
+    import torch  # noqa: F401
+    from livelora.trainer.model.memory import DoesNotFit
+    from livelora.trainer.training.planning import plan_for
+
+    sizes = (8, 10, 12, 16, 24, 32)
+    print("| weights | pixels | rank | " + " | ".join(f"{size} GB" for size in sizes) + " |")
+    print("| --- " * (3 + len(sizes)) + "|")
+    for weights, pixels, rank in itertools.product(("fp8", "bf16"), (512, 768, 1024), (16, 64)):
+        host, cells = make_host(weights), []
+        point = Point(weights, pixels, rank, 1, 0, "AdamW8bit")
+        for size in sizes:
+            memory = card_memory(host.memory(), size)
+            try:
+                cells.append(_in_words(plan_for(host, recipe(point), {(16, pixels // 8, pixels // 8)}, a_text(),
+                                                memory=memory)))
+            except DoesNotFit:
+                cells.append("does not fit")
+        print(f"| {weights} | {pixels}² | {rank} | " + " | ".join(cells) + " |", flush=True)
+
+
+def card_memory(here: Any, size: float) -> Any:
+    """The memory of a card with so many GiB, as nodes/memory_plan.py takes it."""
+    from dataclasses import replace
+
+    largest = 2 * 2 * (DEV["hidden_size"] * 5) * DEV["hidden_size"] * 2
+    return replace(here, available=int(size * 2**30) - 600 * 2**20, streams=True, beside=8 * 2**30 // 10,
+                   largest=largest)
+
+
+def _in_words(plan: Any) -> str:
+    [kept], rung = plan.kept.values(), plan.rung
+    if rung.streamed:
+        return f"{(plan.memory.weights - plan.weights) / GIB:.1f} GiB of weights fetched"
+    twice = plan.blocks - len(kept)
+    how = f"{twice} of {plan.blocks} blocks twice" if twice else "nothing twice"
+    return how + (", inputs in RAM" if rung.in_ram else "")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--points", type=int, default=40)
-    main(parser.parse_args().points)
+    parser.add_argument("--cards", action="store_true")
+    given = parser.parse_args()
+    cards() if given.cards else main(given.points)

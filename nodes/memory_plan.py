@@ -11,7 +11,8 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.host import ComfyHost
 from ..trainer.data.pictures.pixels import to_tensor
-from ..trainer.model.memory import GB, DoesNotFit, Memory, Plan
+from ..trainer.disk.text import amount
+from ..trainer.model.memory import DoesNotFit, Memory, Plan
 from ..trainer.recipe.config import TrainConfig, renewed
 from ..trainer.samples.bar import Part, bar
 from ..trainer.training.planning import plan_before
@@ -73,7 +74,7 @@ class MemoryPlan(io.ComfyNode):
         lines = [problem or plan.sentence(), *_by_size(plan), _range(host, config, items, memory)]
         parts = [Part("weights", plan.weights), Part("LoRA and optimizer", plan.fixed.lasting),
                  Part("a step", plan.work - plan.fixed.lasting)]
-        picture = bar(f"{'Does not fit into' if problem else 'Fits into'} {memory.available / GB:.1f} GB", parts,
+        picture = bar(f"{'Does not fit into' if problem else 'Fits into'} {amount(memory.available)}", parts,
                       memory.available)
         report = "\n".join(lines)
         return io.NodeOutput(report, to_tensor(picture)[None], json.dumps({**plan.as_dict(), "fits": not problem}),
@@ -96,7 +97,7 @@ def _by_size(plan: Plan) -> Iterator[str]:
     """Yields a line for each size of pictures in the dataset, the largest first."""
     for size, kept in sorted(plan.kept.items(), key=lambda entry: -entry[0][-1] * entry[0][-2]):
         twice = plan.blocks - len(kept)
-        yield (f"Latents {size[-1]} × {size[-2]}: {plan.peaks[size] / GB:.1f} GB a step, "
+        yield (f"Latents {size[-1]} × {size[-2]}: {amount(plan.peaks[size])} a step, "
                f"{f'{twice} of {plan.blocks} blocks computed twice' if twice else 'no block computed twice'}, "
                f"{plan.flop[size] / 1e12:.1f} TFLOP.")
 
@@ -107,6 +108,6 @@ def _range(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> 
     fast, slow = (plan_before(host, replace(config, gradient_checkpointing=how), items, memory=enough)
                   for how in ("none", "all"))
     assert fast and slow, "the same items had a plan before"
-    most, least = ((found.room + memory.weights) / GB for found in (fast, slow))
-    return (f"As fast as can be it needs {most:.1f} GB; with every block computed twice, a third slower, {least:.1f} GB. "
+    most, least = (amount(found.room + memory.weights) for found in (fast, slow))
+    return (f"As fast as can be it needs {most}; with every block computed twice, a third slower, {least}. "
             "Below that, the weights are fetched for each step.")

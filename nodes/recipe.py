@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.families import USUAL
 from ..trainer.model.family import Preset
-from ..trainer.recipe.config import TrainConfig, renewed
+from ..trainer.recipe.config import EARLIER_VALUES, TrainConfig, renewed
 from ..trainer.recipe.settings import about, field_of
 
 EVERYDAY = ("steps", "rank", "learning_rate")
@@ -70,6 +70,9 @@ def _input(field: Field[Any], default: Any, titled: bool = True, **options: Any)
     options |= {"default": default, "tooltip": known.told.replace("{example}", USUAL.examples.get(field.name, ""))}
     if known.group and titled:
         options["extra_dict"] = in_group(known.group, known.only_with)
+    if earlier := EARLIER_VALUES.get(field.name):
+        options.setdefault("extra_dict", {}).setdefault("livelora", {})["earlier"] = {
+            str(old).lower(): new for old, new in earlier.items()}
     if known.choices:
         return io.Combo.Input(field.name, options=list(known.choices), **options)
     if isinstance(default, bool):

@@ -56,6 +56,11 @@ function told(node, { name }) {
   return (optional?.[name] ?? required?.[name])?.[1].livelora ?? {};
 }
 
+/** Gives values that an earlier version saved the names that they have today. */
+export function renew(node) {
+  for (const widget of node.widgets ?? []) widget.value = told(node, widget).earlier?.[widget.value] ?? widget.value;
+}
+
 /** A node's rare inputs. Those of LoRA Captioner's engines come and go. */
 function rareInputs(node, onChange) {
   const defaults = new WeakMap();

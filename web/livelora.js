@@ -1,7 +1,7 @@
 // LiveLoRA in the browser: what its nodes show while a job runs. One file for each thing that is shown.
 // @ts-check
 import { app } from "../../scripts/app.js";
-import { addFolds } from "./advanced.mjs?v=2";
+import { addFolds, renew } from "./advanced.mjs?v=2";
 import { findNode, nodesOf } from "./canvas.mjs?v=2";
 import { onEvent, onReconnected } from "./jobs.mjs?v=2";
 import { addMonitor, showJob } from "./monitor.mjs?v=2";
@@ -110,6 +110,7 @@ app.registerExtension({
     offer([node]);
   },
   loadedGraphNode(node) {
+    if (node.comfyClass?.startsWith("LiveLora")) renew(node);
     if (node.comfyClass in WIDGETS) restore(node);
   },
   afterConfigureGraph() {

@@ -128,13 +128,16 @@ function showLines(element, facts) {
 /** What the plan says and, on a graphics card, what a step really took. The plan's whole sentence is in the tooltip. */
 function memoryLine({ state, memory }) {
   if (!memory || !["queued", "preparing", "training", "failed"].includes(state)) return "";
-  const gb = (bytes) => (bytes / 1e9).toFixed(1);
-  const parts = [`memory ${gb(memory.weights + memory.needed)} of ${gb(memory.available)} GB`];
-  if (memory.measured) parts.push(`${gb(memory.measured)} used`);
+  const parts = [`memory ${amount(memory.weights + memory.needed)} of ${amount(memory.available)}`];
+  if (memory.measured) parts.push(`${amount(memory.measured)} used`);
   const kept = Math.min(...Object.values(memory.kept));
   if (kept < memory.blocks) parts.push(`${memory.blocks - kept} of ${memory.blocks} blocks computed twice`);
   if (memory.streamed) parts.push("weights fetched for each step");
   return parts.join(" · ");
+}
+
+function amount(bytes) {
+  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`;
 }
 
 function stateLine(facts) {

@@ -14,7 +14,7 @@ const heights = new WeakMap();
 export function showProblems(problems) {
   for (const node of nodesOf()) {
     const mine = problems.filter(({ id, type }) => type === node.comfyClass && findNode(id) === node);
-    show(node, mine.map(({ sentence }) => sentence).join("\n"));
+    show(node, [...new Set(mine.map(({ sentence }) => sentence))].join("\n"));  // ComfyUI may tell one at two inputs
   }
 }
 

@@ -30,6 +30,11 @@ def check_text(what: str, text: str) -> None:
         raise ValueError(problem)
 
 
+def amount(size: float) -> str:
+    """Returns so many bytes in words, such as '29 MB' or '11.1 GB'."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun in the singular or the plural, such as '1 image' or '2 images'."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

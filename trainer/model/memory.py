@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..disk.text import amount
 from .rehearsal import Rehearsed
 
 MARGIN, WORKSPACE = 0.05, 256 * 2**20
@@ -129,9 +130,10 @@ class Plan:
         """Returns the plan as a person reads it."""
         memory, rung, fixed = self.memory, self.rung, self.fixed
         how = [*self._how()]
-        return (f"{_gb(self.weights + self.work)} of {_gb(memory.available)} GB: weights {_gb(self.weights)}"
-                f"{f' of {_gb(memory.weights)}' if rung.streamed else ''}, LoRA and optimizer {_gb(fixed.lasting)}, "
-                f"a step {_gb(self.work - fixed.lasting)}{'; ' if how else ''}{', '.join(how)}.")
+        return (f"{amount(self.weights + self.work)} of {amount(memory.available)}: weights {amount(self.weights)}"
+                f"{f' of {amount(memory.weights)}' if rung.streamed else ''}, LoRA and optimizer "
+                f"{amount(fixed.lasting)}, a step {amount(self.work - fixed.lasting)}{'; ' if how else ''}"
+                f"{', '.join(how)}.")
 
     def _how(self) -> Iterator[str]:
         rung = self.rung
@@ -238,15 +240,11 @@ def _too_large(made: Plan, checkpointing: str) -> str:
     advice = ("Set gradient_checkpointing to auto." if checkpointing == "none" else
               "Use smaller pictures (resolution in LoRA Dataset Loader), a lower rank, or a smaller model file such as "
               "fp8; and close other programs that use the graphics card.")
-    return (f"This training needs {_gb(least)} GB of memory, and there are {_gb(memory.available)} GB. {advice}")
+    return f"This training needs {amount(least)} of memory, and there are {amount(memory.available)}. {advice}"
 
 
 def _area(size: Size) -> int:
     return size[-1] * size[-2]
-
-
-def _gb(count: float) -> str:
-    return f"{count / GB:.1f}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from ..data.pictures.lettering import font_for
+from ..disk.text import amount
 
 WIDTH, HEIGHT, MARGIN, BAR = 768, 128, 16, 40
 PAGE, TEXT, EMPTY, OVER = "#ffffff", "#222222", "#e6e6e6", "#b91c1c"
@@ -33,7 +34,7 @@ def bar(title: str, parts: Sequence[Part], whole: int) -> Image.Image:
     for part, colour in zip(parts, COLOURS, strict=False):
         pen.rectangle((x, top, x + scale * part.size, top + BAR), colour)
         x += scale * part.size
-        text = f"{part.name} {part.size / 1e9:.1f} GB"
+        text = f"{part.name} {amount(part.size)}"
         pen.rectangle((label, top + BAR + 12, label + 12, top + BAR + 24), colour)
         pen.text((label + 18, top + BAR + 9), text, TEXT, small)
         label += 18 + small.getlength(text) + 20

@@ -51,10 +51,11 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
 
     memory = memory or host.memory()
     left = int(max(0, memory.available - config.leave_free * GB))
-    made = plan(replace(memory, available=left), fixed(stage(False).params, config),
-                lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()}, config.batch_size,
-                checkpointing=config.gradient_checkpointing,
-                further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
+    with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
+        made = plan(replace(memory, available=left), fixed(stage(False).params, config),
+                    lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()},
+                    config.batch_size, checkpointing=config.gradient_checkpointing,
+                    further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
     return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
                             for name in ("kept", "peaks", "flop")})
 
