@@ -12,8 +12,9 @@ from typing import Any, get_args
 from aiohttp import web
 from server import PromptServer
 
+from ..trainer.comfy import prompt_queue
 from ..trainer.comfy.flags import many_users
-from ..trainer.comfy.prompt_queue import is_queued, tasks
+from ..trainer.comfy.turns import prompt_id
 from ..trainer.jobs.book import Book
 from ..trainer.jobs.job import Job
 from ..trainer.jobs.lease import Sharing
@@ -38,6 +39,7 @@ def install() -> None:
     users = RequestUsers(server, EVERYBODY.remember)
     if many_users():
         users.watch(server)
+    server.add_on_prompt_handler(prompt_queue.note_partial)
     face = Face(users)
     for method, path, handler in (
             ("GET", JOBS, face.list_jobs),
@@ -47,7 +49,7 @@ def install() -> None:
             ("GET", JOBS + "/{rest:(?s:.*)}", face.get_nothing),
             ("POST", JOB + "/{action:[^/]+}", face.act)):
         server.routes.route(method, path)(answered(handler))
-    EVERYBODY.install(_send, lambda: tasks(server) > 0, users.current)
+    EVERYBODY.install(_send, lambda: prompt_queue.tasks(server) > 0, users.current)
 
 
 def announce(book: Book, job: Job, mode: str, train_node: str, preview_node: str | None) -> None:
@@ -57,6 +59,14 @@ def announce(book: Book, job: Job, mode: str, train_node: str, preview_node: str
         return
     nodes = {"mode": mode, "train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
     server.send_sync("livelora.job", {**book.status(job), **nodes}, server.client_id)
+
+
+def left_out(node: str) -> str:
+    """Returns why ComfyUI runs the prompt of this thread without some of the outputs behind a node; "" if it runs all.
+    """
+    server = PromptServer.instance
+    question = prompt_queue.left_out(server, prompt_id() or "", node)
+    return asyncio.run_coroutine_threadsafe(question, server.loop).result()
 
 
 def _send(event: str, facts: dict[str, Any]) -> None:
@@ -118,7 +128,7 @@ class Face:
         if job is None:
             raise HttpError(404, f"There is no job '{shown(name)}'. GET /livelora/jobs lists them all.")
         lost = job.awaited
-        if lost not in ("", COMING) and not is_queued(PromptServer.instance, lost):
+        if lost not in ("", COMING) and not prompt_queue.is_queued(PromptServer.instance, lost):
             await asyncio.to_thread(job.not_coming, "", lost)  # its prompt was taken off ComfyUI's queue
         return book, job
 

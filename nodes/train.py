@@ -133,9 +133,13 @@ class Train(io.ComfyNode):
                              "held_out to 0.1, or wire in a validation dataset, or set result to 'last'.")
         about = cls.hidden.extra_pnginfo or {}
         saves = _saves(cls.hidden.prompt, cls.hidden.unique_id, result, about)
+        book = EVERYBODY.book_of_prompt()
+        if mode == "wait" and (problems := routes.left_out(cls.hidden.unique_id)) and not book.has_trained(task):
+            raise ValueError(f"What follows LoRA Train cannot run, so nothing is trained. {problems}. Correct that, or "
+                             "mute the nodes that you do not need, or run LoRA Train alone: select it, and press the "
+                             "blue ▷ in the bar above it.")
         EVERYBODY.turns.begin()
         graph = Graph.of(cls.hidden.prompt, cls.hidden.unique_id, about.get("workflow"))
-        book = EVERYBODY.book_of_prompt()
         job = book.submit(task, graph, sharing, expected=about.get(JOB, ""), saves=saves)
         routes.announce(book, job, mode, train_node=cls.hidden.unique_id, preview_node=preview_node)
         if mode == "wait":

@@ -12,6 +12,8 @@ const STYLE = `
 .livelora-fold { display: flex; align-items: center; gap: 6px; width: 100%; min-height: 20px; padding: 0 8px; box-sizing: border-box;
   font: 12px sans-serif; color: var(--input-text); background: var(--comfy-input-bg); border: 1px solid transparent;
   border-radius: 4px; cursor: pointer; user-select: none; }
+.dom-widget > .livelora-fold { width: calc(100% - 16px); margin: 0 8px; }
+.lg-node .livelora-fold { background: var(--component-node-widget-background, var(--comfy-input-bg)); }
 .livelora-fold::before { content: "▸"; color: var(--descrip-text); }
 .livelora-fold[aria-expanded=true]::before { content: "▾"; }
 .livelora-fold:hover, .livelora-fold:focus-visible { border-color: var(--p-primary-color, #4a9); outline: none; }

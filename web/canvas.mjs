@@ -25,3 +25,18 @@ export function nodesOf(...types) {
   const wanted = ({ comfyClass }) => (types.length ? types.includes(comfyClass) : comfyClass?.startsWith("LiveLora"));
   return nodes.filter(wanted);
 }
+
+/** Gives a node a property, also in all that can be undone and redone: no step there takes it away, and it is none. */
+export function setProperty(node, name, value) {
+  if (node.properties[name] === value) return;
+  node.properties[name] = value;
+  const workflow = app.extensionManager.workflow.activeWorkflow;
+  const { undoQueue = [], activeState, redoQueue = [] } = workflow?.changeTracker ?? {};
+  for (const state of [...undoQueue, activeState, ...redoQueue]) {
+    const inner = state?.definitions?.subgraphs?.find(({ id }) => id === node.graph.id);
+    const graph = node.graph === openGraph() ? state : inner;
+    const same = graph?.nodes.find(({ id }) => String(id) === String(node.id));
+    if (same) same.properties[name] = value;
+  }
+  if (workflow) workflow.isModified = true;
+}

@@ -4,9 +4,14 @@ import { getJob, showSample } from "./jobs.mjs?v=2";
 import { openViewer } from "./viewer.mjs?v=2";
 import { addElement, addStyle } from "./widget.mjs?v=2";
 
+/** Pictures in a row. Rounds of one or two stand beside each other. */
+const COLUMNS = 4;
 const STYLE = `
-.livelora.gallery { position: relative; }
-.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; }
+.livelora.gallery { position: relative; container-type: size; }
+.livelora .rounds { position: absolute; inset: 0; padding: 6px 8px; overflow: auto; display: grid; gap: 0 3px;
+  grid-template-columns: repeat(${COLUMNS}, 1fr); align-content: start; }
+.livelora .rounds > span { grid-column: 1 / -1; }
+.livelora .round img { max-height: max(64px, 100cqh - 24px); object-fit: contain; }
 .livelora .round button { padding: 0; border-color: transparent; background: none; cursor: zoom-in; }
 `;
 
@@ -41,7 +46,9 @@ export function addGallery(node) {
       round.append(makeButton(picture, () => {
         tellViewer = openViewer(pictures, picture, () => focusOn(list, file));
       }));
-      round.style.gridTemplateColumns = `repeat(${Math.min(4, round.childElementCount)}, 1fr)`;
+      const wide = Math.min(COLUMNS, round.childElementCount);
+      round.style.gridTemplateColumns = `repeat(${wide}, 1fr)`;
+      round.parentElement.style.gridColumn = `span ${wide > COLUMNS / 2 ? COLUMNS : wide}`;
       tellViewer();
     },
   };
@@ -56,8 +63,10 @@ function addRound(list, step, before) {
   title.textContent = step ? `Step ${step}` : "Before training";
   const round = document.createElement("div");
   round.className = "round";
-  if (before) before.after(title, round);
-  else list.prepend(title, round);
+  const part = document.createElement("div");
+  part.append(title, round);
+  if (before) before.parentElement.after(part);
+  else list.prepend(part);
   return round;
 }
 

@@ -2,7 +2,7 @@
 // @ts-check
 import { app } from "../../scripts/app.js";
 import { addFolds, renew } from "./advanced.mjs?v=2";
-import { findNode, nodesOf } from "./canvas.mjs?v=2";
+import { findNode, nodesOf, setProperty } from "./canvas.mjs?v=2";
 import { onEvent, onReconnected } from "./jobs.mjs?v=2";
 import { addMonitor, showJob } from "./monitor.mjs?v=2";
 import { addGallery, showSamples } from "./gallery.mjs?v=2";
@@ -36,7 +36,7 @@ function addLive(node) {
 
 async function offer(nodes) {
   await offerJobs(nodes);
-  nodes.filter((node) => node.comfyClass === LIVE).forEach(showSteps);
+  nodesOf(LIVE).forEach(showSteps); // all of them: an answer to somebody's later question may be the first to come
 }
 
 /** Our nodes that show a job: those of the queued workflow, wherever it is open. */
@@ -47,7 +47,7 @@ function showing(job, ...types) {
 /** Ties a node to a job, kept with the workflow so that a reload finds it again. */
 function tie(job, id, type) {
   const node = findNode(id);
-  if (node?.comfyClass === type) node.properties.livelora_job = job;
+  if (node?.comfyClass === type) setProperty(node, "livelora_job", job);
 }
 
 async function restore(node) {
@@ -70,6 +70,7 @@ function onProgress(facts) {
   noteJob(facts);
   showing(job, TRAIN).forEach((node) => node.livelora.show(facts));
   if (state === "training") return;
+  nodesOf(LIVE).forEach(showSteps);
   if (state === "stopped" && !step) showing(job, PREVIEW).forEach(restore); // what was discarded has no pictures
   if (state === "queued") offer(nodesOf(...PICKERS)); // it may be new, of another tab or program
   const waits = ({ livelora: { shown } }) => shown.state === "queued" && shown.job !== job;

@@ -25,7 +25,7 @@ function show(node, sentence) {
     resize(node, () => addElement(node, OWN, HEIGHT));
   }
   const place = problemOf.get(node);
-  if (place) Object.assign(place, { textContent: sentence, hidden: !sentence });
+  if (place) Object.assign(place, { textContent: sentence, title: sentence, hidden: !sentence });
   if (!sentence && own) {
     problemOf.delete(node);
     node.removeWidget(own);

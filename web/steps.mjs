@@ -31,7 +31,7 @@ export async function showSteps(node) {
   const steps = facts?.snapshots ?? [];
   const title = document.createElement("span");
   title.className = "muted";
-  title.textContent = steps.length ? "Steps kept:" : facts ? "No step is kept yet." : "No training yet.";
+  title.textContent = steps.length ? "Steps kept:" : facts ? "No step is kept yet." : job ? "This training is gone." : "No training yet.";
   node.livelora.steps.replaceChildren(title, ...steps.map(button));
 }
 

@@ -31,7 +31,9 @@ const STYLE = `
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
-.livelora .unfold { display: block; position: sticky; bottom: 0; margin-left: auto; }
+.livelora.text { position: relative; }
+.livelora.text:has(> .unfold:not([hidden]))::before { content: ""; float: right; width: 80px; height: 14px; }
+.livelora .unfold { position: absolute; top: 4px; right: 6px; font-size: 11px; line-height: 12px; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }
 .livelora .round { display: grid; gap: 3px; margin-bottom: 6px; }
 .livelora .round img { width: 100%; display: block; border-radius: 4px; image-rendering: auto; }

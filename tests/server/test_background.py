@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from client import newest_job
 from comfyui import Failed
-from graphs import training, with_preview, with_save
+from graphs import drawing, training, with_preview, with_save
 from safetensors import safe_open
 
 
@@ -99,3 +99,24 @@ def test_nothing_is_trained_for_a_file_that_cannot_be_saved(server):
                                      r"The LoRA's name must be a file name"):
         server.result(prompt)
     assert server.get("/livelora/jobs") == before
+
+
+def test_nothing_is_trained_for_nodes_that_cannot_run(server):
+    """ComfyUI would draw nothing after the training. Whoever runs LoRA Train alone does not ask for a picture, and one
+    that is trained is handed to those that can run."""
+    graph = training(seed=26, steps=2) | {name: node for name, node in drawing("owl", model=["train", 0]).items()
+                                          if name != "none guided"}
+    graph["sampler"]["inputs"].pop("positive")
+    graph["sampler"]["inputs"]["negative"] = ["guided", 0]
+
+    def run(**more) -> dict:
+        return server.result(server.post("/prompt", {"prompt": graph, **more})["prompt_id"])
+
+    before = server.get("/livelora/jobs")
+    with pytest.raises(Failed, match=r"What follows LoRA Train cannot run, so nothing is trained. "
+                                     r"KSampler \(node sampler\): Required input is missing: positive. Correct that"):
+        run()
+    assert server.get("/livelora/jobs") == before
+    assert "train" in run(partial_execution_targets=["train"])
+    graph["model of it"] = {"class_type": "PreviewAny", "inputs": {"source": ["train", 3]}}
+    assert run()["model of it"]["text"] == [newest_job(server)]

@@ -299,3 +299,18 @@ def test_the_menu_is_used_by_keyboard_and_lies_on_top(page, scale):
     assert page.is_hidden(".livelora [role=menu]")
     assert page.evaluate("app.graph.nodes.some((n) => n.comfyClass === 'LiveLoraTrain')")
     assert page.problems == []
+
+
+def test_undo_after_a_run_takes_back_what_a_person_did_and_keeps_the_job(page):
+    queue_demo(page, steps=2)
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    job = job_of(page)
+    steps = f"(() => {{ {TRAIN} return node.widgets.find((w) => w.name === 'preset.steps').value; }})()"
+    page.evaluate("window.dispatchEvent(new MouseEvent('mouseup'))")  # ComfyUI looks for changes
+    page.evaluate("document.activeElement.blur()")
+    for key, expected in ("Control+z", 300), ("Control+y", 2):
+        while page.evaluate(steps) != expected:  # in Nodes 2.0 it is a step as well that a node has grown
+            page.keyboard.press(key)
+            page.wait_for_timeout(500)
+        wait_for_line(page, r"^Trained 2 steps\.$")
+        assert job_of(page) == job

@@ -9,7 +9,18 @@ from itertools import combinations
 import browser as on_this_machine
 import pytest
 from comfyui import ROOT
-from demo_page import DEMO, SIZES_STAND, TRAIN, add_node, load, look_at_train, queue_demo, set_inputs
+from demo_page import (
+    DEMO,
+    SIZES_STAND,
+    TRAIN,
+    add_node,
+    load,
+    look_at_train,
+    new_seed,
+    queue_demo,
+    set_inputs,
+    wait_for_line,
+)
 
 PROMPTS = "flatmoji, owl\nflatmoji, red apple"
 
@@ -36,6 +47,8 @@ def test_training_is_seen_as_it_goes(page, server):
     assert page.problems == []
 
 
+LATE = {"LiveLoraTrain": ["keep_states", "sharing"], "LiveLoraPreview": ["strength"]}
+"""Inputs that 0.1.0 wrote values of, but no slots."""
 FACTS = {"state": "training", "message": "", "actions": [], "step": 75, "steps": 100, "eta": 30, "warnings": [],
          "loss": 0.23456, "validation": [], "validation_base": None, "best": None, "skipped": 0, "learning_rate": 1e-4}
 POINTS = [[0, 0.4], [25, 0.205], [75, 0.265]]
@@ -109,6 +122,22 @@ def overlaps(page) -> list[tuple[str, str]]:
         "app.graph.nodes.map((n) => [n.type, ...n.pos, ...n.size])")]
     return [(a[0], b[0]) for a, b in combinations(boxes, 2)
             if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]]
+
+
+def test_a_workflow_of_0_1_0_has_its_values_at_their_places_and_trains(page):
+    """The first template as it was at commit 0093727; its slots tell the names that its values had."""
+    workflow = json.loads((ROOT / "tests" / "web" / "workflow_of_0.1.0.json").read_text(encoding="utf-8"))
+    load(page, workflow)
+    sent = page.evaluate("app.graphToPrompt().then((prompt) => prompt.output)")
+    for node in workflow["nodes"]:
+        values, inputs = node.get("widgets_values") or [], sent[str(node["id"])]["inputs"]
+        names = [slot["name"] for slot in node["inputs"] if "widget" in slot] + LATE.get(node["type"], [])
+        assert [inputs[name] for name in names] == values
+    set_inputs(page, "LiveLoraTrain", preset__steps=2, batch_size=2, seed=new_seed())
+    set_inputs(page, "LiveLoraPreview", sampler_steps=2, width=64, height=64)
+    page.evaluate("app.queuePrompt(0, 1)")
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    assert page.problems == []
 
 
 def test_choosing_a_preset_fills_in_its_values(page):

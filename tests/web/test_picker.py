@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import browser as on_this_machine
 import pytest
 from client import newest_job
 from demo_page import MINUTE, add_node, new_seed
@@ -58,3 +59,13 @@ def test_a_job_is_known_by_its_name_time_and_step_and_its_value_is_its_id(page, 
     sent = page.evaluate("app.graphToPrompt().then((prompt) => Object.values(prompt.output)[0].inputs)")
     assert sent == {"job": job, "which": "step", "which.step": 3, "strength": 1}
     assert page.problems == []
+
+
+def test_steps_are_listed_beside_another_picker_and_after_the_job_is_gone(page, job):
+    page.reload()  # a page that knows no job yet
+    on_this_machine.wait_until_open(page)
+    page.evaluate("for (const kind of ['LiveLoraLive', 'LiveLoraGrid']) app.graph.add(LiteGraph.createNode(kind))")
+    told = "document.querySelector('.livelora.steps').innerText"
+    page.wait_for_function(f"{told}.startsWith('Steps kept:')", timeout=MINUTE)
+    page.evaluate(f"() => {{ {LIVE} {PICKER}.value = 'flower_1'; {PICKER}.callback('flower_1'); }}")
+    page.wait_for_function(f"{told} === 'This training is gone.'")

@@ -68,6 +68,17 @@ def load_samples(page, trained: dict) -> None:
     }}""")
 
 
+def test_single_pictures_are_seen_whole_and_beside_each_other(page):
+    queue_demo(page, steps=2, every=2, prompts="flatmoji, owl")
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2")
+    room, before, after = page.evaluate("""['', ' > :nth-child(1) img', ' > :nth-child(2) img'].map(
+      (part) => document.querySelector(`.livelora .rounds${part}`).getBoundingClientRect().toJSON())""")
+    assert room["top"] < before["top"] < before["bottom"] <= room["bottom"]
+    assert before["right"] < after["left"] and before["top"] == after["top"]
+    assert before["width"] > 60, "they are not small either"
+
+
 def open_sample(page, file: str) -> None:
     page.locator(f".livelora .round button:has([data-file='{file}'])").click(timeout=MINUTE)
     page.wait_for_selector(VIEWER)

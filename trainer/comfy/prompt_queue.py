@@ -12,6 +12,11 @@ from typing import Any
 
 import execution
 
+from ..jobs.workflow import behind
+
+PARTIAL = "livelora_partial"
+"""The key in a prompt's extra_data that says that a person asked for some of its outputs alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -45,6 +50,24 @@ def put(server: Any, ready: Ready, extra: dict[str, Any]) -> None:
     server.prompt_queue.put((number, ready.id, ready.prompt, extra, ready.outputs, {}))
 
 
+def note_partial(request: dict[str, Any]) -> dict[str, Any]:
+    """Notes in a request to POST /prompt whether it asks for some outputs alone. ComfyUI does not tell that later."""
+    if request.get("partial_execution_targets") is not None:
+        request.setdefault("extra_data", {})[PARTIAL] = True
+    return request
+
+
+async def left_out(server: Any, prompt_id: str, node: str) -> str:
+    """Returns why ComfyUI runs a prompt without some of the outputs behind a node: its messages on those, and on what
+    they need. Returns "" if there is none of them, or if nobody asked for them."""
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    for _, name, prompt, extra, outputs, *_ in running:
+        if name == prompt_id and PARTIAL not in extra:
+            missing = behind(prompt, node).difference(outputs)
+            return _readable({}, (await execution.validate_prompt(prompt_id, copy.deepcopy(prompt), [*missing]))[3])
+    return ""
+
+
 def is_queued(server: Any, prompt_id: str) -> bool:
     """Returns whether a prompt runs or waits to run."""
     running, waiting = server.prompt_queue.get_current_queue_volatile()
@@ -58,10 +81,12 @@ def tasks(server: Any) -> int:
 
 def _readable(error: dict[str, Any], node_errors: dict[str, Any]) -> str:
     """Returns ComfyUI's errors as one text: those of the nodes if there are any, else that of the prompt."""
-    found = [f"{entry['class_type']} (node {node}): {_sentence(problem)}"
-             for node, entry in node_errors.items() for problem in entry["errors"]]
+    found = {f"{entry['class_type']} (node {node}): {_sentence(problem)}": None
+             for node, entry in node_errors.items() for problem in entry["errors"]}
     return "; ".join(found) or _sentence(error)
 
 
 def _sentence(problem: dict[str, Any]) -> str:
+    if problem.get("type") == "custom_validation_failed":  # the name of an input, and the node's own sentence
+        return problem["details"].partition(" - ")[2] or problem["details"]
     return ": ".join(filter(None, (problem.get("message"), problem.get("details"))))

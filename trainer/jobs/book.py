@@ -96,12 +96,21 @@ class Book:
                     job.lengthen(task.config)
             return job
 
+    def has_trained(self, task: Task) -> bool:
+        """Tells whether there is nothing left to train of a task."""
+        job = self._find(task.fingerprints())
+        return job is not None and self._is_done(job, task)
+
     def _go_on(self, job: Job, task: Task, graph: Graph | None) -> None:
-        """Queues a job again. A finished job goes on only if the recipe has more steps or if its LoRA is lost."""
-        done = job.state == "done" and (job.history.step >= task.config.total_steps or task.config == job.config)
-        if not (done and job.lora("last") is not None):
+        if not self._is_done(job, task):
             job.folder.create()
             self._queue(job, task, graph)
+
+    def _is_done(self, job: Job, task: Task) -> bool:
+        """Tells whether a job need not go on. A finished one must if the recipe has more steps or if its LoRA is lost.
+        """
+        done = job.state == "done" and (job.history.step >= task.config.total_steps or task.config == job.config)
+        return done and job.lora("last") is not None
 
     def resume(self, job: Job) -> bool:
         """Puts a job in the queue again. Returns False if its model is not in memory: the caller must then queue its

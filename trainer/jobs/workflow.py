@@ -66,3 +66,12 @@ class Graph:
 
 def _is_link(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def behind(prompt: dict[str, Node], node: str) -> set[str]:
+    """Returns the ids of the nodes that depend on a node of a prompt."""
+    found = {node}
+    while more := {name for name, entry in prompt.items() if name not in found and any(
+            _is_link(value) and value[0] in found for value in entry["inputs"].values())}:
+        found |= more
+    return found - {node}
