@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..data.pictures.buckets import LATENT
 from ..model.host import GiveWay, SampleSettings, Text
+from ..recipe.seeds import kept_random_state
 from .interrupts import translated
 from .vae import decode_image
 
@@ -59,7 +59,8 @@ def _latents(model: ModelPatcher, prompt: Text, negative: Text, settings: Sample
         if give_way():
             raise GiveWay
 
-    with torch.inference_mode(), _global_rng_restored(), translated():
+    # Samplers seed the global generators, and a prompt must not notice that we drew.
+    with torch.inference_mode(), kept_random_state(model.load_device), translated():
         shape = (1, _channels(model), settings.height // LATENT, settings.width // LATENT)
         empty = torch.zeros(shape, device=mm.intermediate_device())
         noise = comfy.sample.prepare_noise(empty, settings.seed)
@@ -77,12 +78,3 @@ def _channels(model: ModelPatcher) -> int:
 def _conditioning(text: Text, settings: SampleSettings) -> list:
     extra = {name: value for name, value in text.items() if name != "cond"}
     return [[text["cond"], {**extra, "guidance": settings.guidance}]]
-
-
-@contextlib.contextmanager
-def _global_rng_restored() -> Iterator[None]:
-    """Restores PyTorch's global generators afterwards. Samplers seed them (`torch.manual_seed`), and a prompt must not
-    notice that we drew."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield

@@ -28,6 +28,7 @@ from .objective import elementwise_loss, image_losses, mask_weights, normals, si
 from .optim import make_lr_scheduler, make_optimizer
 from .rounding import rounded_step
 from .targets import layout, param_groups
+from .update import whole_or_not_at_all
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The types for the choices of `adapter_dtype`."""
@@ -94,12 +95,12 @@ class Trainer:
             self._count_skipped(loss if math.isfinite(norm) else norm, rate)
         else:
             self.skipped_in_a_row = 0
-            rounded_step(self.optimizer, generator(config.seed, "round", self.steps_done))
+            with whole_or_not_at_all(self.params, self.optimizer, self.averaged):
+                rounded_step(self.optimizer, generator(config.seed, "round", self.steps_done))
+                self.averaged.update()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.steps_done += 1
-        if not skipped:
-            self.averaged.update()
         return StepResult(loss, norm, rate, skipped)
 
     def _gradients(self) -> float:

@@ -1,0 +1,4 @@
+"""The jobs of tests/comfy once more, with the model, the text encoders and the VAE on the card."""
+
+# ruff: noqa: F403
+from test_job import *

@@ -1,0 +1,71 @@
+"""One allocation of a step is refused, each in its turn. The error comes out of the step, and the step can then be taken
+as if nothing had been: parameters, optimizer, averages and what is drawn are the same, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import softcard as card
+import pytest
+import torch
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.example import Example
+from livelora.trainer.training.optimizer_state import optimizer_state
+from livelora.trainer.training.trainer import Trainer
+
+RECIPE = {"steps": 9, "rank": 4, "learning_rate": 1e-3, "batch_size": 2}
+RECIPES = {
+    **{name: {"optimizer": name} for name in ("AdamW", "AdamW8bit", "Adafactor", "Prodigy", "ScheduleFreeAdamW")},
+    "bf16": {"optimizer": "AdamW8bit", "adapter_dtype": "bf16"},
+    "average": {"optimizer": "AdamW", "ema_decay": 0.9, "adapter_dtype": "bf16"},
+    "dropout": {"optimizer": "AdamW", "dropout": 0.2, "gradient_accumulation_steps": 2, "gradient_checkpointing": False},
+    "DoRA": {"optimizer": "AdamW", "adapter": "DoRA"},
+}
+TRIES = int(os.environ.get("REFUSED", 12))
+"""How many of a step's allocations are refused in a test. REFUSED=100000 refuses them all."""
+
+
+@pytest.fixture
+def make(host):
+    """Makes trainers of one recipe."""
+    host.load(0)
+    draw = torch.Generator().manual_seed(1)
+    examples = [Example(torch.randn(16, 8, 8, generator=draw), [host.encode_text(text)])
+                for text in ("red apple", "a cat in a box")]
+
+    def make(**recipe: Any) -> Trainer:
+        return Trainer(host, TrainConfig(**{**RECIPE, **recipe}), examples)
+
+    return make
+
+
+def everything(trainer: Trainer) -> list[Any]:
+    """What a trainer has learned and goes on with, as lists of numbers."""
+    tensors, numbers = optimizer_state(trainer.optimizer)
+    averages, count = trainer.averaged.state()
+    found = [*trainer.params, *tensors.values(), *averages.values()]
+    return [[t.detach().cpu().tolist() for t in found], numbers, count, trainer.steps_done]
+
+
+def spread(count: int, tries: int) -> list[int]:
+    """So many numbers below `count`, the first and the last among them."""
+    return sorted({round(i * (count - 1) / (tries - 1)) for i in range(tries)})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("before", [0, 1], ids=["the first step", "a later step"])
+def test_a_step_that_was_refused_memory_is_taken_again(make, recipe, before):
+    """The first step is when optimizers make their state."""
+    calm, trainer = make(**RECIPES[recipe]), make(**RECIPES[recipe])
+    for _ in range(before):
+        calm.step(), trainer.step()
+    count = card.count(calm.step)
+    start, after = everything(trainer), everything(calm)
+    assert start != after
+    for n in spread(count, TRIES):
+        with card.refused(n), pytest.raises(torch.OutOfMemoryError):
+            trainer.step()
+        assert everything(trainer) == start, f"after allocation {n} of {count}"
+    trainer.step()
+    assert everything(trainer) == after
