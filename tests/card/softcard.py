@@ -146,6 +146,10 @@ def _build(target: Path) -> None:
     made.replace(target)
 
 
+def _seed(seed: int) -> None:
+    torch.ops.card.seed((seed + 2**63) % 2**64 - 2**63)  # PyTorch takes a seed of 64 bits with a sign or without
+
+
 def _module() -> types.ModuleType:
     """Returns `torch.card`: what PyTorch asks of a device by its name."""
     module, ops = types.ModuleType("torch.card"), torch.ops.card
@@ -154,6 +158,6 @@ def _module() -> types.ModuleType:
         current_device=lambda: 0, set_device=lambda device: None, device=lambda index: contextlib.nullcontext(),
         synchronize=lambda device=None: None, empty_cache=lambda: None,
         get_amp_supported_dtype=lambda: [torch.float16, torch.bfloat16], _is_in_bad_fork=lambda: False,
-        manual_seed=ops.seed, manual_seed_all=ops.seed, get_rng_state=lambda device=None: ops.random_state(),
+        manual_seed=_seed, manual_seed_all=_seed, get_rng_state=lambda device=None: ops.random_state(),
         set_rng_state=lambda state, device=None: ops.set_random_state(state))
     return module

@@ -57,7 +57,7 @@ def scatter(view, std=0.05) -> None:
     with torch.no_grad():
         for name, param in view.named_parameters():
             if param.requires_grad:
-                noise = torch.randn(param.shape, generator=draw).to(param.dtype) * std
+                noise = torch.randn(param.shape, generator=draw).to(param) * std
                 param.mul_(1 + noise) if "magnitude" in name else param.add_(noise)
 
 

@@ -529,7 +529,7 @@ def wired_to_a_lora(patcher, clip, random_vae):
     view = host.view(torch.float32)
     draw = torch.Generator().manual_seed(3)
     for parameter in inject(view, config, layout(view, config, host.family)):
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=draw)
+        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
     return ComfyHost(with_lora(patcher, to_lora(view, "LoRA")), clip, random_vae)
 
 

@@ -31,19 +31,21 @@ def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, s
 
     `give_way` is called in every sampler step; when it returns True, GiveWay is raised. If somebody takes the model off
     its device, the picture is drawn again. Raises RuntimeError if that happens three times, and Interrupted."""
-    for attempt in range(TRIES):
+    failure = None
+    for _ in range(TRIES):
         try:
             latents = _latents(model, prompt, negative, settings, give_way)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # a step fails if its weights leave the device; it may also fail for reasons of its own
-            if is_loaded(model) or attempt == TRIES - 1:
+        except RuntimeError as err:  # a step fails if its weights leave the device, or for reasons of its own
+            if is_loaded(model):
                 raise
+            failure = err
         else:
             if is_loaded(model):
                 return decode_image(vae, latents)
     raise RuntimeError(f"ComfyUI unloaded the model {TRIES} times while this picture was drawn. Unload models and call "
-                       "/free less often while a LoRA trains.")
+                       "/free less often while a LoRA trains.") from failure
 
 
 def is_loaded(model: ModelPatcher) -> bool:
