@@ -1,5 +1,5 @@
-"""One allocation of a step is refused, each in its turn. The error comes out of the step, and the step can then be taken
-as if nothing had been: parameters, optimizer, averages and what is drawn are the same, bit for bit."""
+"""One allocation of a step is refused, each in its turn. Either the error comes out of the step and nothing has changed,
+or the step is taken as if nothing had been: adapter, optimizer and averages are the same, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from livelora.trainer.training.trainer import Trainer
 
 RECIPE = {"steps": 9, "rank": 4, "learning_rate": 1e-3, "batch_size": 2}
 RECIPES = {
-    **{name: {"optimizer": name} for name in ("AdamW", "AdamW8bit", "Adafactor", "Prodigy", "ScheduleFreeAdamW")},
+    **{name: {"optimizer": name} for name in ("AdamW", "AdamW8bit", "Adafactor")},
+    "Prodigy": {"optimizer": "Prodigy", "learning_rate": 1.0},
+    "ScheduleFreeAdamW": {"optimizer": "ScheduleFreeAdamW", "lr_scheduler": "constant"},
     "bf16": {"optimizer": "AdamW8bit", "adapter_dtype": "bf16"},
     "average": {"optimizer": "AdamW", "ema_decay": 0.9, "adapter_dtype": "bf16"},
     "dropout": {"optimizer": "AdamW", "dropout": 0.2, "gradient_accumulation_steps": 2, "gradient_checkpointing": False},
@@ -41,11 +43,12 @@ def make(host):
 
 
 def everything(trainer: Trainer) -> list[Any]:
-    """What a trainer has learned and goes on with, as lists of numbers."""
+    """What a trainer has learned and goes on with."""
     tensors, numbers = optimizer_state(trainer.optimizer)
     averages, count = trainer.averaged.state()
     found = [*trainer.params, *tensors.values(), *averages.values()]
-    return [[t.detach().cpu().tolist() for t in found], numbers, count, trainer.steps_done]
+    return [[t.detach().cpu().view(torch.uint8).numpy().tobytes() for t in map(torch.atleast_1d, found)], numbers, count,
+            trainer.steps_done]
 
 
 def spread(count: int, tries: int) -> list[int]:
@@ -57,15 +60,24 @@ def spread(count: int, tries: int) -> list[int]:
 @pytest.mark.parametrize("before", [0, 1], ids=["the first step", "a later step"])
 def test_a_step_that_was_refused_memory_is_taken_again(make, recipe, before):
     """The first step is when optimizers make their state."""
-    calm, trainer = make(**RECIPES[recipe]), make(**RECIPES[recipe])
-    for _ in range(before):
-        calm.step(), trainer.step()
-    count = card.count(calm.step)
-    start, after = everything(trainer), everything(calm)
-    assert start != after
-    for n in spread(count, TRIES):
-        with card.refused(n), pytest.raises(torch.OutOfMemoryError):
+    def at_start() -> Trainer:
+        trainer = make(**RECIPES[recipe])
+        for _ in range(before):
             trainer.step()
-        assert everything(trainer) == start, f"after allocation {n} of {count}"
+        return trainer
+
+    calm, trainer, raised = at_start(), at_start(), 0
+    start, count = everything(calm), card.count(calm.step)
+    after = everything(calm)
+    assert start != after
+    for n in spread(count - 2, TRIES):  # bitsandbytes keeps its two tables from the first try
+        steps = trainer.steps_done
+        assert card.refused_at(trainer.step, n)
+        if trainer.steps_done == steps:
+            raised += 1
+            assert everything(trainer) == start, f"after allocation {n} of {count}"
+        else:
+            assert everything(trainer) == after, f"with allocation {n} of {count}"
+            trainer = at_start()
     trainer.step()
-    assert everything(trainer) == after
+    assert everything(trainer) == after and raised > TRIES / 2
