@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import softcard as card
 import comfy.model_management as mm
+import softcard as card
 import torch
 
-RESERVED = 1024**2
-"""The bytes that ComfyUI keeps free for an inference, which is 0.8 GB and more on a real card."""
+RESERVED = 32 * 1024**2
+"""The bytes that ComfyUI keeps free beside weights. On a real card these are 0.8 GB and more; here they suffice for the
+largest weight of all when it is streamed, the vocabulary of CLIP-L with 25 MB."""
 
 
 def believe() -> None:

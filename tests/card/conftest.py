@@ -95,14 +95,15 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _ended(item: pytest.Item, status: int) -> pytest.TestReport:
-    return pytest.TestReport(item.nodeid, item.location, {}, "failed", f"The test's process ended with {status}.", "call")
+    told = f"The process of the test ended with {status}."
+    return pytest.TestReport(item.nodeid, item.location, {}, "failed", told, "call")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def on_card():
     """Gives the process the card, and ComfyUI the belief in it."""
-    import softcard as card
     import comfyui_on_card
+    import softcard as card
 
     try:
         card.load()

@@ -10,9 +10,10 @@
     card.refused_at(step, 7)                   # runs the step with its eighth allocation refused
 
 What it has of a GPU: a limit and an exact count of bytes (in blocks of 512), errors where devices are mixed, random
-numbers of its own, a thread of autograd of its own, foreach optimizers, attention in one piece, autocast. What it lacks:
-speed, streams that run side by side, CUDA's kernels with their rounding and workspaces, and memory in pieces. What a
-kernel takes and gives back while it runs is not counted.
+numbers of its own, a thread of autograd of its own, foreach optimizers, attention in one piece, autocast. What it
+lacks: speed, streams that run side by side, CUDA's kernels with their rounding and workspaces, memory in pieces, and
+PiSSA (PyTorch lets real devices alone put their data into parameters of the CPU). What a kernel takes and gives back
+while it runs is not counted.
 
 A process has the card from `load` on. That must come before its first backward pass, because PyTorch gives devices
 their threads then. So each file of this folder runs in a process of its own (conftest.py), and there ComfyUI believes
@@ -122,8 +123,8 @@ def peak_of(step: Callable[[], object]) -> int:
 def _built() -> Path:
     """Returns the extension for this PyTorch. It is built if it is not there."""
     digest = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:12]
-    home = os.environ.get("LIVELORA_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "livelora")
-    target = Path(home, f"card-{digest}.so")
+    caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    target = Path(os.environ.get("LIVELORA_CACHE", caches / "livelora"), f"card-{digest}.so")
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # pytest's other process may build it just now

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-import softcard as card
 import pytest
+import softcard as card
 import torch
 import torch.nn.functional as F
 from softcard import DEVICE

@@ -1,4 +1,4 @@
-"""One allocation of a step is refused, each in its turn. Either the error comes out of the step and nothing has changed,
+"""One allocation of a step is refused, each in its turn. Either the error comes out of the step and nothing is changed,
 or the step is taken as if nothing had been: adapter, optimizer and averages are the same, bit for bit."""
 
 from __future__ import annotations
@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import softcard as card
 import pytest
+import softcard as card
 import torch
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.example import Example
@@ -21,7 +21,8 @@ RECIPES = {
     "ScheduleFreeAdamW": {"optimizer": "ScheduleFreeAdamW", "lr_scheduler": "constant"},
     "bf16": {"optimizer": "AdamW8bit", "adapter_dtype": "bf16"},
     "average": {"optimizer": "AdamW", "ema_decay": 0.9, "adapter_dtype": "bf16"},
-    "dropout": {"optimizer": "AdamW", "dropout": 0.2, "gradient_accumulation_steps": 2, "gradient_checkpointing": False},
+    "dropout": {"optimizer": "AdamW", "dropout": 0.2, "gradient_accumulation_steps": 2,
+                "gradient_checkpointing": False},
     "DoRA": {"optimizer": "AdamW", "adapter": "DoRA"},
 }
 TRIES = int(os.environ.get("REFUSED", 12))
@@ -46,9 +47,8 @@ def everything(trainer: Trainer) -> list[Any]:
     """What a trainer has learned and goes on with."""
     tensors, numbers = optimizer_state(trainer.optimizer)
     averages, count = trainer.averaged.state()
-    found = [*trainer.params, *tensors.values(), *averages.values()]
-    return [[t.detach().cpu().view(torch.uint8).numpy().tobytes() for t in map(torch.atleast_1d, found)], numbers, count,
-            trainer.steps_done]
+    found = [torch.atleast_1d(t.detach()).cpu() for t in (*trainer.params, *tensors.values(), *averages.values())]
+    return [[t.view(torch.uint8).numpy().tobytes() for t in found], numbers, count, trainer.steps_done]
 
 
 def spread(count: int, tries: int) -> list[int]:
