@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 def kept_random_state(device: torch.device) -> Iterator[None]:
     """Makes PyTorch's global generators, the CPU's and those of all devices of a kind, go on afterwards as if nothing
     had been drawn inside. Those of MPS and DirectML cannot be kept."""
-    module = getattr(torch, device.type, None)
+    module: Any = getattr(torch, device.type, None)
     kept = device.type not in ("cpu", "mps") and hasattr(module, "get_rng_state")
     with torch.random.fork_rng(range(module.device_count()) if kept else [],
                                device_type=device.type if kept else "cuda"):
