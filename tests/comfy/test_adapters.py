@@ -57,7 +57,7 @@ def scatter(view, std=0.05) -> None:
     with torch.no_grad():
         for name, param in view.named_parameters():
             if param.requires_grad:
-                noise = torch.randn(param.shape, generator=draw).to(param.dtype) * std
+                noise = torch.randn(param.shape, generator=draw).to(param) * std
                 param.mul_(1 + noise) if "magnitude" in name else param.add_(noise)
 
 
@@ -106,8 +106,8 @@ def bases(flux_state, clip, random_vae):
 def live_output(patcher, latents, sigmas, text):
     with torch.inference_mode():
         mm.load_models_gpu([patcher])
-        return patcher.model.diffusion_model(latents.clone(), sigmas, text["cond"], text["pooled_output"],
-                                             torch.tensor([1.0]))
+        rest = (text["cond"], text["pooled_output"], torch.tensor([1.0]))
+        return patcher.model.diffusion_model(latents.clone(), sigmas, *(t.to(latents.device) for t in rest))
 
 
 @pytest.mark.parametrize("kind", ["LoHa", "LoKr"])

@@ -67,11 +67,12 @@ def their_prediction(host, model, texts, noisy, sigmas, guidance):
     height, width = noisy.shape[2] // 2, noisy.shape[3] // 2
     grid = torch.cartesian_prod(torch.zeros(1), torch.arange(height).float(), torch.arange(width).float())
     context, pooled = torch.cat([t["cond"] for t in texts]), torch.cat([t["pooled_output"] for t in texts])
+    grid, context, pooled = (t.to(noisy.device) for t in (grid, context, pooled))
     dtype = model.x_embedder.weight.dtype
     out = model(hidden_states=packed.to(dtype), encoder_hidden_states=context.to(dtype),
                 pooled_projections=pooled.to(dtype), timestep=sigmas.to(dtype),
                 guidance=torch.full_like(sigmas, guidance), img_ids=grid,
-                txt_ids=torch.zeros(context.shape[1], 3)).sample
+                txt_ids=torch.zeros(context.shape[1], 3, device=noisy.device)).sample
     unpacked = out.unflatten(1, (height, width)).unflatten(3, (16, 2, 2)).permute(0, 3, 1, 4, 2, 5)
     return unpacked.flatten(4).flatten(2, 3).float()
 
@@ -81,7 +82,7 @@ def their_prediction(host, model, texts, noisy, sigmas, guidance):
 def test_loss_and_gradients_equal_diffusers_with_peft(host, flux_state, size, checkpointing):
     host.load(0)
     view, params = make_view(host, checkpointing)
-    model = reference(flux_state, torch.float32)
+    model = reference(flux_state, torch.float32).to(host.device)
     pairs = copy_lora(view, model)
     assert len({name for name, *_ in pairs}) == len(params)
     latents, noise, sigmas, texts = batch(host, size)

@@ -28,9 +28,9 @@ from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.host import SampleSettings
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training import state
+from livelora.trainer.training.averaging import Averaged
 from livelora.trainer.training.targets import layout
 from livelora.trainer.training.task import Preview, Sample, Task
-from livelora.trainer.training.trainer import Torn, Trainer
 from PIL import Image
 from reading import read
 from safetensors.torch import load_file
@@ -167,27 +167,27 @@ def test_an_error_in_a_step_costs_nothing(jobs, host, dataset, tmp_path, monkeyp
 
 
 def test_memory_that_runs_out_costs_nothing_but_time(host, dataset, tmp_path, monkeypatch, straight):
-    """Once in a step, once in an update, which cannot be taken back: there training goes on from the last state."""
+    """Once in the gradients of a step, once after an update, which is taken back."""
     calm, book = straight(), Book(tmp_path / "others", Lease())
-    steps, updates, predict, update = iter(range(1000)), iter(range(1000)), host.predict, Trainer._update
+    steps, updates, predict, update = iter(range(1000)), iter(range(1000)), host.predict, Averaged.update
 
     def step_out_of_memory(*arguments):
         if next(steps) == 11:
             raise torch.OutOfMemoryError("CUDA out of memory")  # stands for a GPU we do not have
         return predict(*arguments)
 
-    def update_out_of_memory(trainer):
+    def update_out_of_memory(averaged):
+        update(averaged)
         if next(updates) == 7:
-            raise Torn("Memory ran out during the update of step 8.")
-        update(trainer)
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(host, "predict", step_out_of_memory)
-    monkeypatch.setattr(Trainer, "_update", update_out_of_memory)
+    monkeypatch.setattr(Averaged, "update", update_out_of_memory)
     job = run(book, host, dataset)
     assert job.state == "done" and job.history.losses == calm.history.losses
     assert equal(job.lora("last"), calm.lora("last"))
     assert [warning.split(".")[0] for warning in job.history.warnings] == [
-        "Memory ran out at step 6", "Memory ran out during the update of step 8"]
+        "Memory ran out at step 6", "Memory ran out at step 8"]
     assert job.plan is not None and {len(kept) for kept in job.plan.kept.values()} == {1}, "4, then 2 were kept"
 
 
@@ -555,7 +555,7 @@ def wired_to_a_lora(patcher, clip, random_vae):
     view = host.view(torch.float32)
     draw = torch.Generator().manual_seed(3)
     for parameter in inject(view, config, layout(view, config, host.family)):
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=draw)
+        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
     return ComfyHost(with_lora(patcher, to_lora(view, "LoRA")), clip, random_vae)
 
 

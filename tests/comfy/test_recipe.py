@@ -60,12 +60,13 @@ def test_what_a_mask_leaves_out_does_not_count(trainer, example):
     one = trainer([replace(example, mask=mask)])
     noise, sigmas = latents(2)[None], torch.tensor([0.6])
     with torch.no_grad():
-        loss = one.losses(example.latents[None], noise, sigmas, example.texts, mask[None])
+        device = one.host.device
+        loss = one.losses(example.latents[None], noise, sigmas, example.texts, mask[None].to(device))
         s = sigmas.view(-1, 1, 1, 1)
         noisy = (1 - s) * example.latents[None] + s * noise
-        pred = one.host.predict(one.view, noisy, sigmas, list(example.texts), 1.0)
+        pred = one.host.predict(one.view, noisy.to(device), sigmas.to(device), list(example.texts), 1.0).cpu()
     left = (pred - (noise - example.latents[None]))[..., :4].square().mean()
-    torch.testing.assert_close(loss, left[None])
+    torch.testing.assert_close(loss.cpu(), left[None])
     whole, half = gradients(trainer([example])), gradients(one)
     assert any(not a.equal(b) for a, b in zip(whole, half, strict=True))
 
@@ -136,7 +137,7 @@ def test_the_average_is_what_is_saved_and_measured(trainer, example):
         one.step()
     raw = [p.detach().clone() for p in one.params]
     saved = one.lora()["diffusion_model.single_blocks.0.linear1.lora_B.weight"]
-    own = one.view.get_submodule("single_blocks.0.linear1").lora_B["default"].weight.detach()
+    own = one.view.get_submodule("single_blocks.0.linear1").lora_B["default"].weight.detach().cpu()
     assert not saved.equal(own) and (saved - own).abs().max() < own.abs().max()
     measured = one.errors(example.latents[None], latents(2)[None], torch.tensor([0.6]), list(example.texts))
     with one.averaged.in_effect(), torch.no_grad():

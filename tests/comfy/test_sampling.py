@@ -111,7 +111,8 @@ def test_a_model_that_is_unloaded_while_a_picture_is_drawn_costs_only_time(host,
     draw, free = host.sampler(lora, 1.0), After(2, mm.unload_all_models)
     undisturbed = draw(*texts, SETTINGS, never)
     assert draw(*texts, SETTINGS, free).equal(undisturbed)
-    assert free.asked == 2 * SETTINGS.steps
+    # On the CPU the picture is drawn to its end; elsewhere the next step finds its weights on another device.
+    assert free.asked == SETTINGS.steps + (SETTINGS.steps if host.device.type == "cpu" else 2)
 
 
 def test_other_patches_on_the_model_while_a_picture_is_drawn_cost_only_time(host, patcher, lora, texts):
@@ -130,7 +131,7 @@ def test_a_model_that_never_stays_is_given_up(host, lora, texts):
 
     with pytest.raises(RuntimeError, match="ComfyUI unloaded the model 3 times while this picture was drawn"):
         host.sampler(lora, 1.0)(*texts, SETTINGS, free)
-    assert len(asked) == 3 * SETTINGS.steps
+    assert len(asked) == 3 * (SETTINGS.steps if host.device.type == "cpu" else 1)
 
 
 def test_an_error_while_the_model_is_gone_is_not_the_pictures(host, lora, texts):

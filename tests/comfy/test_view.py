@@ -20,8 +20,8 @@ def live_output(patcher, latents, sigmas, text):
     """What ComfyUI's own model gives, as a prompt runs it."""
     with torch.inference_mode():
         mm.load_models_gpu([patcher])
-        context, pooled = text["cond"], text["pooled_output"]
-        return patcher.model.diffusion_model(latents.clone(), sigmas, context, pooled, torch.tensor([1.0]))
+        rest = (text["cond"], text["pooled_output"], torch.tensor([1.0]))
+        return patcher.model.diffusion_model(latents.clone(), sigmas, *(t.to(latents.device) for t in rest))
 
 
 def snapshot(patcher):
@@ -128,7 +128,7 @@ def test_a_thread_trains_on_weights_that_were_loaded_in_inference_mode(host, pat
         optimizer = torch.optim.AdamW(params, lr=5e-3)
         with torch.no_grad():
             for p in params[::2]:
-                p.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+                p.copy_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
         for _ in range(15):
             gradients(host, view, params)
             optimizer.step()
@@ -164,7 +164,7 @@ def test_alpha_is_in_effect_in_both(host, patcher):
     params = inject(view, config, layout(view, config, host.family))
     with torch.no_grad():
         for p in params:
-            p.normal_(std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+            p.copy_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
     latents, _, sigmas, texts = batch(host, 1)
     with torch.no_grad():
         expected = host.predict(view, latents, sigmas, texts, 1.0)
@@ -180,7 +180,7 @@ def test_bf16_gradients_are_those_of_fp32_within_its_precision(host, patcher):
     rough = gradients(host, *make_view(host, dtype=torch.bfloat16))
     for a, b in zip(exact, rough, strict=True):
         assert torch.cosine_similarity(a.flatten(), b.float().flatten(), dim=0) > 0.99
-        assert b.float().norm() / a.norm() == pytest.approx(1, abs=0.05)
+        assert (b.float().norm() / a.norm()).item() == pytest.approx(1, abs=0.05)
 
 
 def test_a_model_that_cannot_be_viewed_is_refused():

@@ -60,11 +60,12 @@ def make_view(host, checkpointing: bool = True, dtype: torch.dtype = torch.float
 
 
 def batch(host, size: int):
-    """Latents, noise, sigmas and texts of so many images."""
+    """Latents, noise and sigmas of so many images, on the host's device, and their texts."""
     draw = torch.Generator().manual_seed(7)
     latents = torch.randn(size, 16, 8, 8, generator=draw)
     noise, sigmas = torch.randn(latents.shape, generator=draw), torch.rand(size, generator=draw)
-    return latents, noise, sigmas, [host.encode_text(c) for c in CAPTIONS[:size]]
+    on_device = (t.to(host.device) for t in (latents, noise, sigmas))
+    return *on_device, [host.encode_text(c) for c in CAPTIONS[:size]]
 
 
 def loss(host, view, size: int = 1) -> torch.Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..data.pictures.buckets import LATENT
 from ..model.host import GiveWay, SampleSettings, Text
+from ..recipe.seeds import kept_random_state
 from .interrupts import translated
 from .vae import decode_image
 
@@ -31,19 +31,21 @@ def draw(model: ModelPatcher, vae: comfy.sd.VAE, prompt: Text, negative: Text, s
 
     `give_way` is called in every sampler step; when it returns True, GiveWay is raised. If somebody takes the model off
     its device, the picture is drawn again. Raises RuntimeError if that happens three times, and Interrupted."""
-    for attempt in range(TRIES):
+    failure = None
+    for _ in range(TRIES):
         try:
             latents = _latents(model, prompt, negative, settings, give_way)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # a step fails if its weights leave the device; it may also fail for reasons of its own
-            if is_loaded(model) or attempt == TRIES - 1:
+        except RuntimeError as err:  # a step fails if its weights leave the device, or for reasons of its own
+            if is_loaded(model):
                 raise
+            failure = err
         else:
             if is_loaded(model):
                 return decode_image(vae, latents)
     raise RuntimeError(f"ComfyUI unloaded the model {TRIES} times while this picture was drawn. Unload models and call "
-                       "/free less often while a LoRA trains.")
+                       "/free less often while a LoRA trains.") from failure
 
 
 def is_loaded(model: ModelPatcher) -> bool:
@@ -59,7 +61,8 @@ def _latents(model: ModelPatcher, prompt: Text, negative: Text, settings: Sample
         if give_way():
             raise GiveWay
 
-    with torch.inference_mode(), _global_rng_restored(), translated():
+    # Samplers seed the global generators, and a prompt must not notice that we drew.
+    with torch.inference_mode(), kept_random_state(model.load_device), translated():
         shape = (1, _channels(model), settings.height // LATENT, settings.width // LATENT)
         empty = torch.zeros(shape, device=mm.intermediate_device())
         noise = comfy.sample.prepare_noise(empty, settings.seed)
@@ -77,12 +80,3 @@ def _channels(model: ModelPatcher) -> int:
 def _conditioning(text: Text, settings: SampleSettings) -> list:
     extra = {name: value for name, value in text.items() if name != "cond"}
     return [[text["cond"], {**extra, "guidance": settings.guidance}]]
-
-
-@contextlib.contextmanager
-def _global_rng_restored() -> Iterator[None]:
-    """Restores PyTorch's global generators afterwards. Samplers seed them (`torch.manual_seed`), and a prompt must not
-    notice that we drew."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield

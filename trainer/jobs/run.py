@@ -26,7 +26,7 @@ from ..training.metadata import metadata
 from ..training.optim import packages_for
 from ..training.preparation import Preparation, Prepared
 from ..training.task import Sample, Task
-from ..training.trainer import NotFinite, OutOfMemory, StepResult, Torn, Trainer
+from ..training.trainer import NotFinite, StepResult, Trainer
 from ..training.validation import HeldOut
 from .job import Job
 from .lease import Lease, Withdrawn
@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 GIVES_WAY = 3
 """How many times a picture is left for a prompt and begun again. After that it is finished, because prompts that keep
 coming would otherwise hold up the training as well."""
-MOST_TORN = 3
-"""How many times memory may run out during an update before the job fails."""
 
 
 class Run:
@@ -55,19 +53,8 @@ class Run:
         except (Withdrawn, Interrupted):
             self._end(None)
             return
-        for _ in range(MOST_TORN):
-            try:
-                self._train(trainer)
-                break
-            except Torn as err:
-                error, lower = str(err), trainer.plan.lower() or trainer.plan
-            del trainer  # out here, where nothing refers to it
-            self._task.host.free()
-            trainer = self._new_trainer(lower)
-            self._history.warn(f"{error} Training goes on from step {trainer.steps_done}, in a way that needs less.")
-        else:
-            raise OutOfMemory(f"Memory ran out during an update {MOST_TORN} times. Close other programs that use the "
-                              "graphics card and resume the job.")
+        self._job.lend(lambda: self._lora(trainer) if trainer.steps_done else None)
+        self._train(trainer)
         self._end(trainer)
 
     def _prepare(self) -> Trainer:
@@ -81,11 +68,11 @@ class Run:
 
     # Training
 
-    def _new_trainer(self, plan: Plan | None = None) -> Trainer:
-        """Returns a trainer that goes on where the newest state left off, with this plan or the best one."""
+    def _new_trainer(self) -> Trainer:
+        """Returns a trainer that goes on where the newest state left off."""
         with self._hold():
             trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start,
-                              self._lease.prompt_turns, self._less_memory, plan)
+                              self._lease.prompt_turns, self._less_memory)
             for name in state.load_newest(self._folder.states, trainer):
                 self._history.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
                                   "between are trained again.")
@@ -100,7 +87,6 @@ class Run:
 
     def _train(self, trainer: Trainer) -> None:
         job, done = self._job, trainer.steps_done
-        job.lend(lambda: self._lora(trainer) if trainer.steps_done else None)
         job.enter("training", f"Going on from step {done}." if done else "")
         try:
             self._look(trainer, beginning=True)
@@ -114,7 +100,7 @@ class Run:
                     self._save(trainer)
         except Withdrawn:
             return
-        except (NotFinite, Torn):
+        except NotFinite:
             raise
         except Exception:
             trainer.discard_step()
@@ -236,7 +222,7 @@ class Run:
         losses: list[float] = []
         for part in self._held_out.parts:
             with self._hold():
-                losses += trainer.model.run(lambda part=part: self._held_out.losses(trainer, part, base=base))
+                losses += trainer.carefully(lambda part=part: self._held_out.losses(trainer, part, base=base))
         return statistics.fmean(losses)
 
     def _sample(self, trainer: Trainer, samples: dict[int, Sample]) -> None:

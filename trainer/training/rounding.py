@@ -28,9 +28,9 @@ def in_fp32(params: Iterable[nn.Parameter], narrow: Callable[[Tensor], Tensor]) 
     """Turns bf16 parameters and their gradients into fp32 while inside. At the end `narrow` (fp32 → bf16) turns the
     parameters back, and the gradients are as before. If the code inside raises, the parameters too are as before."""
     kept = [(p, p.data, p.grad) for p in params if p.dtype == torch.bfloat16]
-    for param, data, grad in kept:
-        _set(param, data.float(), None if grad is None else grad.float())
     try:
+        for param, data, grad in kept:
+            _set(param, data.float(), None if grad is None else grad.float())
         yield
         for param, data, _ in kept:
             data.copy_(narrow(param.data))

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from .optim import make_lr_scheduler, make_optimizer
 from .planning import DTYPES, plan_for
 from .rounding import rounded_step
 from .targets import layout, param_groups
+from .update import whole_or_not_at_all
 
 MOST_SKIPPED = 5
 """Training ends when this many steps in a row were skipped because a loss or gradient was not finite."""
@@ -49,9 +51,7 @@ class StepResult:
     """Whether nothing was updated, because the loss or gradient was not finite."""
 
 
-class Torn(RuntimeError):
-    """Is raised when memory ran out during an update, so that only some of the adapter's values are updated. Another
-    trainer can go on from the newest state."""
+Result = TypeVar("Result")
 
 
 class OutOfMemory(RuntimeError):
@@ -70,13 +70,12 @@ class Trainer:
 
     def __init__(self, host: Host, config: TrainConfig, examples: Sequence[Example],
                  start: dict[str, Tensor] | None = None, turns: Callable[[], int] = lambda: 0,
-                 tell: Callable[[str, Plan], None] = lambda sentence, plan: None, plan: Plan | None = None) -> None:
+                 tell: Callable[[str, Plan], None] = lambda sentence, plan: None) -> None:
         """`start` is a LoRA to start from. `turns` counts the turns of others, after which the model may have moved
-        (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. `plan` is the
-        plan to begin with instead of the best one. Raises ValueError if the recipe or the start does not fit the model,
-        or the training does not fit the memory."""
+        (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. Raises
+        ValueError if the recipe or the start does not fit the model, or the training does not fit the memory."""
         self.host, self.config, self.examples, self._tell = host, config, examples, tell
-        self.plan = plan or plan_for(host, config, _sizes(examples), _longest(examples), start)
+        self.plan = plan_for(host, config, _sizes(examples), _longest(examples), start)
         self.model = Resident(host, lambda: self.plan.room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
@@ -96,47 +95,51 @@ class Trainer:
         self.steps_done = self.skipped = self.skipped_in_a_row = 0
 
     def step(self) -> StepResult:
-        """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that
-        happens `MOST_SKIPPED` times in a row."""
-        config = self.config
+        """Makes one optimizer update, or skips it if the loss or gradient is not finite. When memory runs out the step
+        is taken again with a plan that needs less.
+
+        Raises NotFinite if steps are skipped `MOST_SKIPPED` times in a row, OutOfMemory if no plan needs less."""
         self.host.peak()
-        loss = self.model.run(self._gradients)
-        norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
-        rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        loss, norm, skipped = self.carefully(self._take)
+        rate = math.copysign(self.lr_scheduler.get_last_lr()[0], self.config.learning_rate)
         if skipped:
             self._count_skipped(loss if math.isfinite(norm) else norm, rate)
         else:
             self.skipped_in_a_row = 0
-            self._update()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.steps_done += 1
-        if not skipped:
-            self.averaged.update()
         return StepResult(loss, norm, rate, self.host.peak(), skipped)
 
-    def _update(self) -> None:
-        try:
-            rounded_step(self.optimizer, generator(self.config.seed, "round", self.steps_done))
-        except Exception as err:
-            if is_out_of_memory(err):
-                raise Torn(f"Memory ran out during the update of step {self.steps_done + 1}.") from err
-            raise
-
-    def _gradients(self) -> float:
-        """Computes the gradients of the next step and returns its mean loss. It can be called again. When memory runs
-        out it begins again with a plan that needs less."""
-        count = self.config.gradient_accumulation_steps
+    def carefully(self, work: Callable[[], Result]) -> Result:
+        """Returns the result of `work`, which is done again with a plan that needs less when memory runs out. Raises
+        OutOfMemory if there is no such plan."""
         while True:
-            self.optimizer.zero_grad()
             try:
-                return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
+                return self.model.run(work)
             except Exception as err:
                 if not is_out_of_memory(err):
                     raise
                 error = str(err)
-            self._lower(error)  # out here, where nothing refers to the tensors of the step that failed
+            self._lower(error)  # out here, where nothing refers to the tensors of the work that failed
+
+    def _take(self) -> tuple[float, float, bool]:
+        """Takes the next step and returns its loss, the norm of its gradient before clipping, and whether it was
+        skipped. If it raises, nothing but gradients has changed."""
+        loss = self._gradients()
+        norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm or math.inf).item()
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if not skipped:
+            with whole_or_not_at_all(self.params, self.optimizer, self.averaged):
+                rounded_step(self.optimizer, generator(self.config.seed, "round", self.steps_done))
+                self.averaged.update()
+        return loss, norm, skipped
+
+    def _gradients(self) -> float:
+        """Computes the gradients of the next step and returns its mean loss. It can be called again."""
+        self.optimizer.zero_grad()
+        count = self.config.gradient_accumulation_steps
+        return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
 
     def _lower(self, error: str) -> None:
         """Takes the plan one rung down. Raises OutOfMemory if there is none below."""
