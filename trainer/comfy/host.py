@@ -22,6 +22,7 @@ from ..disk.packages import require
 from ..lora.formats import write
 from ..model.host import Sampler, Text
 from ..model.memory import Geometry
+from ..model.transfer import moved
 from ..model.view import Weight, build_view
 from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
@@ -128,9 +129,13 @@ class ComfyHost:
 
     def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
         """Runs one forward for each text length in the batch, because captions are never padded to each other."""
+        groups = by_length(texts)
+        if len(groups) == 1:
+            return self._forward(view, noisy, sigmas, texts, guidance)
         parts: list[Tensor] = [noisy] * len(texts)
-        for indices in by_length(texts):
-            pred = self._forward(view, noisy[indices], sigmas[indices], [texts[i] for i in indices], guidance)
+        for indices in groups:
+            of_group = [torch.stack([whole[i] for i in indices]) for whole in (noisy, sigmas)]
+            pred = self._forward(view, *of_group, [texts[i] for i in indices], guidance)
             for place, index in enumerate(indices):
                 parts[index] = pred[place]
         return torch.stack(parts)
@@ -141,7 +146,7 @@ class ComfyHost:
                                             **side_by_side(texts, self.family.text_parts, self.device))
         size = {"batch_size": len(texts), "device": self.device}
         values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
-        values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
+        values = {n: moved(v, self.device).to(self.dtype) if v.is_floating_point() else v for n, v in values.items()}
         context = values.pop("c_crossattn")
         pred = view(noisy.to(self.dtype), sigmas.float(), context=context,
                     transformer_options=self.family.options(view), **values)

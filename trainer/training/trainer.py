@@ -19,6 +19,8 @@ from ..model.checkpointing import isolate
 from ..model.host import Host, Text
 from ..model.memory import activation_bytes
 from ..model.resident import Resident
+from ..model.transfer import moved
+from ..model.view import copied_once
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator, seeded
 from .averaging import Averaged
@@ -86,8 +88,9 @@ class Trainer:
         """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that
         happens `MOST_SKIPPED` times in a row."""
         config = self.config
-        loss = self.model.run(self._gradients)
-        norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf).item()
+        losses = self.model.run(self._gradients)
+        norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf)
+        loss, norm = _read(losses, norm)
         rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
@@ -102,11 +105,13 @@ class Trainer:
             self.averaged.update()
         return StepResult(loss, norm, rate, skipped)
 
-    def _gradients(self) -> float:
-        """Computes the gradients of the next step and returns its mean loss. It can be called again."""
+    def _gradients(self) -> Tensor:
+        """Computes the gradients of the next step and returns the mean loss of each micro-batch, on the device. It can
+        be called again."""
         self.optimizer.zero_grad()
         count = self.config.gradient_accumulation_steps
-        return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
+        with copied_once(self.view):
+            return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)])
 
     def _count_skipped(self, value: float, rate: float) -> None:
         self.skipped += 1
@@ -116,8 +121,8 @@ class Trainer:
                             f"{MOST_SKIPPED} steps in a row. Lower the learning rate (it was {rate:g}) and train "
                             "again.")
 
-    def _micro_batch(self, k: int) -> float:
-        """Adds the gradients of micro-batch k and returns its mean loss."""
+    def _micro_batch(self, k: int) -> Tensor:
+        """Adds the gradients of micro-batch k and returns its mean loss, on the device: nobody waits for it."""
         config = self.config
         chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
@@ -125,13 +130,13 @@ class Trainer:
         tokens = self.host.family.tokens(latents[0, 0].numel())
         sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config, self.host.family.process)
         noise = torch.randn(latents.shape, generator=draw)
-        weights = torch.tensor([e.weight for e in chosen], device=self.host.device)
+        weights = moved(torch.tensor([e.weight for e in chosen]), self.host.device)
         with self._own_randomness(k):
             losses = self.losses(latents, noise, sigmas, self._texts(chosen, k), self._masks(chosen))
             self._backward((weights * losses).mean())
             if config.preservation_weight:
                 self._backward(config.preservation_weight * self._drift(latents, noise, sigmas, chosen))
-        return (weights.abs() * losses).mean().item()
+        return (weights.abs() * losses).mean().detach()
 
     def _backward(self, loss: Tensor) -> None:
         if loss.requires_grad:  # it does not if module dropout left out every layer
@@ -168,7 +173,7 @@ class Trainer:
             return None
         whole = torch.ones(chosen[0].latents.shape[1:])
         masks = torch.stack([whole if e.mask is None else e.mask for e in chosen])
-        return mask_weights(masks, self.config.unmasked_weight).to(self.host.device)
+        return moved(mask_weights(masks, self.config.unmasked_weight), self.host.device)
 
     @contextlib.contextmanager
     def _own_randomness(self, k: int) -> Iterator[None]:
@@ -183,7 +188,7 @@ class Trainer:
                masks: Tensor | None = None) -> Tensor:
         """Returns the recipe's loss (B,) of noised latents. Latents and noise (B, C, H, W) and sigmas (B,) are on the
         CPU, masks (B, H, W) are on the device."""
-        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t, self.host.device) for t in (latents, noise, sigmas))
         pred, target = self._predict(latents, noise, sigmas, texts), self.host.family.process.target(latents, noise)
         return image_losses(elementwise_loss(pred, target, sigmas, self.config), masks)
 
@@ -193,7 +198,7 @@ class Trainer:
         if not texts:
             return torch.zeros(())
         asked = [i for i, e in enumerate(chosen) if e.preserved is not None]
-        latents, noise, sigmas = (t[asked].to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t[asked], self.host.device) for t in (latents, noise, sigmas))
         with torch.no_grad(), disabled(self.view):
             kept = self._predict(latents, noise, sigmas, texts)
         pred = self._predict(latents, noise, sigmas, texts)
@@ -206,7 +211,7 @@ class Trainer:
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
         """Returns the mean squared error (B,), whatever the recipe's loss, of the averaged adapter without dropout."""
-        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t, self.host.device) for t in (latents, noise, sigmas))
         with self.averaged.in_effect(), without_dropout(self.view):
             pred = self._predict(latents, noise, sigmas, texts)
         return (pred - self.host.family.process.target(latents, noise)).square().mean((1, 2, 3))
@@ -219,3 +224,9 @@ class Trainer:
         """Returns the LoRA as it is now, for ComfyUI's loader, as a copy on the CPU."""
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
+
+
+def _read(losses: Tensor, norm: Tensor) -> tuple[float, float]:
+    """Returns the mean of losses (N,) and a norm. This waits for the device, once."""
+    *found, norm_of_all = torch.cat((losses, norm.to(losses)[None])).tolist()
+    return sum(found) / len(found), norm_of_all
