@@ -36,9 +36,19 @@ def trainer_of(path: Path, dtype: str, recipe: dict):
     from livelora.trainer.training.trainer import Trainer
 
     host = host_of(path)
+    share_weights(host._live)
     host.dtype = getattr(torch, dtype)
     config = TrainConfig(steps=1000, rank=4, optimizer="AdamW", learning_rate=1e-4, **recipe)
     return Trainer(host, config, [example_of(SHAPE, latent=4, tokens=4)])
+
+
+def share_weights(live) -> None:
+    """Gives all layers of one shape the same weight, which then stays in the processor's cache."""
+    first: dict = {}
+    for module in live.modules():
+        for name, param in module._parameters.items():
+            if param is not None:
+                module._parameters[name] = first.setdefault((name, param.shape), param)
 
 
 def calls(work) -> collections.Counter[str]:

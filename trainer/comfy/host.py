@@ -188,6 +188,8 @@ def fetch(live: Any, like: Tensor) -> Weight:
     ComfyUI would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
         return Weight(None, None, _nothing)
+    if _is_plain(live, like):
+        return Weight(live.weight, live.bias if "bias" in live._parameters else None, _nothing)
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
         weight, bias = live.cast_bias_weight(like)
         return Weight(weight, bias, _nothing)
@@ -199,6 +201,17 @@ def fetch(live: Any, like: Tensor) -> Weight:
     if scale is not None:  # AWQ-style checkpoints multiply the input; the weight's columns may be multiplied as well
         usable = usable * mm.cast_to_device(scale, like.device, like.dtype)
     return Weight(usable, bias, partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream))
+
+
+def _is_plain(live: Any, like: Tensor) -> bool:
+    """Returns whether the weight of a module is used just as it lies in memory, as `cast_bias_weight` would find out in
+    ten times as long."""
+    params, others = live._parameters, live.__dict__
+    return (all(param is None or (type(param) is nn.Parameter and param.dtype == like.dtype
+                                  and param.device == like.device) for param in params.values())
+            and params.keys() <= {"weight", "bias"} and not live._buffers and "_v" not in others
+            and "pre_quant_scale" not in others and not hasattr(type(live), "cast_bias_weight")
+            and not getattr(live, "weight_function", True) and not getattr(live, "bias_function", True))
 
 
 def _dequantize_4bit(live: Any, like: Tensor) -> Weight:

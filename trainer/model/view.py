@@ -161,11 +161,12 @@ class FrozenNorm(nn.Module):
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Returns w √D (D,) and √(D ε), in fp32 at least."""
-        weight, width = self._weights(like)[0], self._shape[0]
-        exact = exactly(like.dtype)
+        weight, _, release = self._borrow(like)
+        width, exact = self._shape[0], exactly(like.dtype)
         eps = torch.finfo(exact).eps if self._eps is None else self._eps
-        scale = like.new_ones(width, dtype=exact) if weight is None else weight.to(exact)
-        return scale * width**0.5, like.new_full((), (width * eps) ** 0.5, dtype=exact)
+        scale = (like.new_ones(width, dtype=exact) if weight is None else weight.detach().to(exact)) * width**0.5
+        release()
+        return scale, like.new_full((), (width * eps) ** 0.5, dtype=exact)
 
 
 def is_linear(module: nn.Module) -> bool:
