@@ -13,6 +13,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.data.naming import name_some
+from ..trainer.recipe.config import renewed
 from .guard import shown
 
 NAMED = 20
@@ -36,7 +37,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def check(node: type[io.ComfyNode], given: Mapping[str, Any]) -> None:
     """Raises ValueError for every choice in `given` that is no option, and for every dynamic combo that must be there
     and is not."""
-    schema = node.define_schema()
+    schema, given = node.define_schema(), renewed(given)
     if schema.is_input_list:
         given = {name: next(iter(values), None) for name, values in given.items() if isinstance(values, (list, tuple))}
     if problems := [*_problems(schema.inputs, given)]:

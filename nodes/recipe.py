@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..trainer.comfy.families import USUAL
 from ..trainer.model.family import Preset
-from ..trainer.recipe.config import TrainConfig
+from ..trainer.recipe.config import TrainConfig, renewed
 from ..trainer.recipe.settings import about, field_of
 
 EVERYDAY = ("steps", "rank", "learning_rate")
@@ -40,6 +40,12 @@ def rare(*, newer: bool) -> Iterator[io.Input]:
     for name in names[end:] if newer else names[:end]:
         field = field_of(TrainConfig, name)
         yield _input(field, field.default, optional=True, advanced=True)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raises ValueError if a recipe cannot have this value for a setting. Values of earlier versions are fine."""
+    if problem := about(field_of(TrainConfig, name)).problem(name, renewed({name: value})[name]):
+        raise ValueError(problem)
 
 
 def in_group(title: str, only_with: tuple[str, tuple[str, ...]] = ("", ())) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..trainer.jobs.saving import SaveAs
 from ..trainer.jobs.workflow import Graph
 from ..trainer.lora.file import load
 from ..trainer.lora.reading import read
-from ..trainer.recipe.config import TrainConfig
+from ..trainer.recipe.config import TrainConfig, renewed
 from ..trainer.training.optim import packages_for
 from ..trainer.training.task import Task
 from . import recipe, routes
@@ -96,12 +96,14 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model=None, *, preset=None) -> bool | str:
+    def validate_inputs(cls, model=None, *, preset=None, gradient_checkpointing="auto") -> bool | str:
         """Refuses, before anything runs, a preset that is no option, a training of nobody, and one whose jobs another
-        ComfyUI has. ComfyUI reports an error at a parameter that is not keyword-only, so there is one: `model`, because
+        ComfyUI has. `gradient_checkpointing` is checked here because 0.1.0 had True and False for it. ComfyUI reports
+        an error at a parameter that is not keyword-only, so there is one: `model`, because
         ComfyUI no longer checks the values of those. Where it is not connected, ComfyUI says so."""
         def check() -> None:
             check_left_out(cls, "preset", preset)
+            recipe.check_setting("gradient_checkpointing", gradient_checkpointing)
             EVERYBODY.book_of_prompt()
 
         return refusal(check)
@@ -118,7 +120,7 @@ class Train(io.ComfyNode):
                 result: Which = "last", start_from="none", sharing: Sharing = "prompts first",
                 **rare) -> io.NodeOutput:
         everyday = {name: value for name, value in preset.items() if name != "preset"}
-        config = TrainConfig(seed=seed, **everyday, **rare)
+        config = TrainConfig(**renewed({"seed": seed, **everyday, **rare}))
         check_all(packages_for(config))
         pictures, preview_node = preview or (None, None)
         start = None if start_from == "none" else _start(start_from)

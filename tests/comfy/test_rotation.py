@@ -6,7 +6,7 @@ import comfy.ldm.flux.layers
 import comfy.ldm.flux.math
 import pytest
 import torch
-from livelora.trainer.comfy.families.flux1 import RotaryAttention, _Rotate, rotations
+from livelora.trainer.comfy.families.flux1 import RotaryAttention, _Rotate, rotation_of
 
 AXES = [4, 6, 6]
 KINDS = pytest.mark.parametrize("kind", ["numbers", "matrices"])
@@ -24,9 +24,9 @@ def embedded(count: int) -> torch.Tensor:
     return comfy.ldm.flux.layers.EmbedND(sum(AXES), 10_000, AXES)(positions(count))
 
 
-def of_kind(kind: str, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotations as the CPU takes them, or as a GPU does."""
-    return rotations(matrices) if kind == "numbers" else (matrices, matrices.mT.contiguous())
+def of_kind(kind: str, matrices: torch.Tensor) -> torch.Tensor:
+    """A rotation as the CPU takes it, or as a GPU does."""
+    return rotation_of(matrices) if kind == "numbers" else matrices
 
 
 def by_hand(x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def by_hand(x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def test_it_is_comfyuis_and_the_papers_rotation(kind, dtype, near):
     matrices = embedded(11)
     q, k = (torch.randn(2, 3, 11, 16).to(dtype) for _ in range(2))
-    found = _Rotate.apply(q, k, *of_kind(kind, matrices))
+    found = _Rotate.apply(q, k, of_kind(kind, matrices))
     for ours, theirs, x in zip(found, comfy.ldm.flux.math._apply_rope(q, k, matrices), (q, k), strict=True):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours, theirs, atol=near, rtol=near)
@@ -53,8 +53,8 @@ def test_it_is_comfyuis_and_the_papers_rotation(kind, dtype, near):
 
 def test_its_gradient_is_a_finite_difference():
     q, k = (torch.randn(1, 2, 5, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    turns = rotations(embedded(5).double())
-    assert torch.autograd.gradcheck(lambda q, k: _Rotate.apply(q, k, *turns), (q, k))
+    rotation = rotation_of(embedded(5).double())
+    assert torch.autograd.gradcheck(lambda q, k: _Rotate.apply(q, k, rotation), (q, k))
 
 
 def test_its_gradient_is_the_same_with_comfyuis_kernel():
@@ -62,7 +62,7 @@ def test_its_gradient_is_the_same_with_comfyuis_kernel():
     q, k = (torch.randn(2, 3, 5, 16, requires_grad=True) for _ in range(2))
     grads, found = [torch.randn(2, 5, 3, 16).transpose(1, 2) for _ in range(2)], []
     for kind in ("numbers", "matrices"):
-        found.append(torch.autograd.grad(_Rotate.apply(q, k, *of_kind(kind, embedded(5))), (q, k), grads))
+        found.append(torch.autograd.grad(_Rotate.apply(q, k, of_kind(kind, embedded(5))), (q, k), grads))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
@@ -71,7 +71,7 @@ def test_queries_and_keys_are_not_kept():
     kept = []
     q, k = (torch.randn(1, 2, 5, 16, requires_grad=True) for _ in range(2))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        turned = _Rotate.apply(q, k, *rotations(embedded(5)))
+        turned = _Rotate.apply(q, k, rotation_of(embedded(5)))
     sum(t.sum() for t in turned).backward()
     assert kept == [] and q.grad.abs().sum() > 0
 

@@ -15,7 +15,7 @@ from other_models import save_controlnet
 from safetensors.torch import load_file
 from trouble import failing, health, troubled_server
 
-GRAPH = dict(seed=70, steps=45, batch_size=2, ema_decay=0.9, save_every=20, gradient_checkpointing=True)
+GRAPH = dict(seed=70, steps=45, batch_size=2, ema_decay=0.9, save_every=20, gradient_checkpointing="all")
 
 
 @pytest.fixture(scope="module")

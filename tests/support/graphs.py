@@ -15,7 +15,7 @@ EXAMPLE = {
         "preset.steps": 6, "preset.rank": 4, "preset.learning_rate": 1e-3, "seed": 0, "mode": "wait", "batch_size": 2,
         "gradient_accumulation_steps": 1, "alpha": 0.0, "target_modules": "all", "optimizer": "AdamW8bit",
         "weight_decay": 0.01, "lr_scheduler": "cosine", "lr_warmup_steps": 0, "max_grad_norm": 1.0,
-        "timestep_sampling": "sigmoid", "guidance": 1.0, "adapter_dtype": "fp32", "gradient_checkpointing": False,
+        "timestep_sampling": "sigmoid", "guidance": 1.0, "adapter_dtype": "fp32", "gradient_checkpointing": "none",
         "save_every": 100, "validate_every": 50}},
 }
 

@@ -8,7 +8,7 @@ import comfy.sd
 import torch
 from comfy.taesd.taesd import TAESD
 from livelora.trainer.lora.inject import inject
-from livelora.trainer.model.checkpointing import isolate
+from livelora.trainer.model.checkpointing import Blocks
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.targets import layout
 
@@ -54,7 +54,8 @@ def make_view(host, checkpointing: bool = True, dtype: torch.dtype = torch.float
     with torch.no_grad():
         for p in params:
             p.copy_(torch.randn(p.shape, generator=draw) * std)
-    isolate(host.family.blocks(view), recompute=checkpointing)
+    blocks = Blocks(host.family.blocks(view))
+    blocks.kept = () if checkpointing else range(len(blocks.all))
     return view, params
 
 

@@ -213,7 +213,7 @@ def check(page, mistake: Mistake) -> None:
     assert mistake.says in told
     for noise in ("Custom validation failed", "Traceback", "ValueError", "Error:", " - The"):
         assert noise not in told
-    # It stands at the node that it concerns and nowhere else. The elements of the graph before leave at the next drawing.
+    # It stands at the node that it concerns and nowhere else; what the graph before showed leaves at the next drawing.
     page.wait_for_function("document.querySelectorAll('.problem:not([hidden])').length === 1", timeout=MINUTE)
 
 

@@ -5,6 +5,7 @@ Shapes: B images, C latent channels, H W latent rows and columns, h w pixels.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from functools import partial
 from typing import Any
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from ..disk.packages import require
 from ..lora.formats import write
 from ..model.host import Sampler, Text
-from ..model.memory import Geometry
+from ..model.lending import Weight
+from ..model.memory import Memory
 from ..model.transfer import moved
-from ..model.view import Weight, build_view
+from ..model.view import build_view, is_linear
 from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
 from .text import by_length, encode_text, side_by_side
@@ -77,9 +79,23 @@ class ComfyHost:
                 " ".join([fingerprint(clip.patcher), settings, clip.patcher.load_device.type, VERSION]))
         return self._encoders
 
-    def geometry(self) -> Geometry:
-        """Returns the sizes on which the memory of a step depends."""
-        return self.family.geometry(self._live, torch.empty(0, dtype=self.dtype).element_size())
+    def memory(self) -> Memory:
+        """Returns what ComfyUI would find free on the device after it has unloaded every model. On the CPU the weights
+        are there already, and nothing is fetched from elsewhere."""
+        weights = self._patcher.model_size()
+        free: Any = mm.get_free_memory(self.device)
+        if self.device.type == "cpu":
+            return Memory(available=free + weights, weights=weights)
+        loaded = sum(model.model_loaded_memory() for model in mm.current_loaded_models if model.device == self.device)
+        largest = max((p.nbytes for p in self._live.parameters()), default=0)
+        reserved = mm.extra_reserved_memory()
+        return Memory(available=int(free + loaded - reserved), weights=weights, streams=True, largest=2 * largest,
+                      beside=int(mm.minimum_inference_memory() - reserved))
+
+    def free(self) -> None:
+        """Gives memory that PyTorch keeps for later back to the device."""
+        gc.collect()
+        mm.soft_empty_cache()
 
     def load(self, room: int) -> None:
         """Loads the wired model as a prompt would, and leaves `room` bytes of the device free. Raises RuntimeError if
@@ -100,6 +116,11 @@ class ComfyHost:
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
         """Returns a training view of the live transformer."""
         return build_view(self._live, fetch, torch.zeros(1, device=self.device, dtype=adapter_dtype))
+
+    def blank(self, adapter_dtype: torch.dtype, *, streamed: bool) -> nn.Module:
+        """Returns a view without memory, on PyTorch's device for tensors without values. Its weights are made anew for
+        each use if `fetch` would make them, all of them if they are `streamed`."""
+        return build_view(self._live, partial(blank, streamed), torch.zeros(1, device="meta", dtype=adapter_dtype))
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Encodes images (B, h, w, 3) and returns latents (B, C, H, W), scaled as the transformer expects them."""
@@ -200,7 +221,19 @@ def fetch(live: Any, like: Tensor) -> Weight:
     scale = getattr(live, "pre_quant_scale", None)
     if scale is not None:  # AWQ-style checkpoints multiply the input; the weight's columns may be multiplied as well
         usable = usable * mm.cast_to_device(scale, like.device, like.dtype)
-    return Weight(usable, bias, partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream))
+    # A weight that came over a stream lies in a buffer which the stream's next weight overwrites.
+    release, streamed = partial(comfy.ops.uncast_bias_weight, live, weight, bias, stream), bool(stream and stream[0])
+    return Weight(usable, bias, release, lasting=not streamed)
+
+
+def blank(streamed: bool, live: Any, like: Tensor) -> Weight:
+    """Returns what `fetch` would, without values. A weight that `fetch` takes as it is has no memory."""
+    if live.weight is None:
+        return Weight(None, None, _nothing)
+    shape = (live.out_features, live.in_features) if is_linear(live) else live.weight.shape
+    made = streamed or type(live.weight) not in (Tensor, nn.Parameter) or live.weight.dtype != like.dtype
+    bias = None if getattr(live, "bias", None) is None else like.new_empty(1).expand(shape[0])
+    return Weight(like.new_empty(shape) if made else like.new_empty(1).expand(shape), bias, _nothing)
 
 
 def _is_plain(live: Any, like: Tensor) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..lora.file import Lora
-from ..recipe.config import TrainConfig
+from ..model.memory import Plan
+from ..recipe.config import TrainConfig, renewed
 from ..training.preparation import Prepared
 from ..training.task import Task
 from .card import Card
@@ -37,7 +38,7 @@ class Job:
         self.card = Card(folder, facts)
         self.state: State = facts["state"]
         self.message: str = facts["message"]
-        self.config = TrainConfig(**facts["recipe"])
+        self.config = TrainConfig(**renewed(facts["recipe"]))
         self.sharing: Sharing = facts["sharing"]
         self.fingerprints: dict[str, str] = facts["fingerprints"]
         self.saving = Saving(folder, facts, shelf, self._tell)
@@ -54,6 +55,8 @@ class Job:
         self.waited_for = self.interrupted = self.closing = False
         """Whether a prompt waits for this job, so that the program's stop button means it; whether that button, and not
         the job's own, ended it; whether the program is ending."""
+        self.plan: Plan | None = None
+        """How its memory is used, once it has trained in this process."""
         self.task: Task | None = None
         """The job's task, which holds the model. It is kept only while the job may go on at once."""
         self.prepared: Prepared | None = None

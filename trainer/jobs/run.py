@@ -20,12 +20,13 @@ from ..disk.text import counted
 from ..lora.file import Lora
 from ..lora.kinds import KINDS
 from ..model.host import GiveWay, Interrupted, Sampler
+from ..model.memory import Plan
 from ..training import state
 from ..training.metadata import metadata
 from ..training.optim import packages_for
 from ..training.preparation import Preparation, Prepared
 from ..training.task import Sample, Task
-from ..training.trainer import NotFinite, StepResult, Trainer
+from ..training.trainer import NotFinite, OutOfMemory, StepResult, Torn, Trainer
 from ..training.validation import HeldOut
 from .job import Job
 from .lease import Lease, Withdrawn
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 GIVES_WAY = 3
 """How many times a picture is left for a prompt and begun again. After that it is finished, because prompts that keep
 coming would otherwise hold up the training as well."""
+MOST_TORN = 3
+"""How many times memory may run out during an update before the job fails."""
 
 
 class Run:
@@ -52,8 +55,19 @@ class Run:
         except (Withdrawn, Interrupted):
             self._end(None)
             return
-        self._job.lend(lambda: self._lora(trainer) if trainer.steps_done else None)
-        self._train(trainer)
+        for _ in range(MOST_TORN):
+            try:
+                self._train(trainer)
+                break
+            except Torn as err:
+                error, lower = str(err), trainer.plan.lower() or trainer.plan
+            del trainer  # out here, where nothing refers to it
+            self._task.host.free()
+            trainer = self._new_trainer(lower)
+            self._history.warn(f"{error} Training goes on from step {trainer.steps_done}, in a way that needs less.")
+        else:
+            raise OutOfMemory(f"Memory ran out during an update {MOST_TORN} times. Close other programs that use the "
+                              "graphics card and resume the job.")
         self._end(trainer)
 
     def _prepare(self) -> Trainer:
@@ -67,20 +81,26 @@ class Run:
 
     # Training
 
-    def _new_trainer(self) -> Trainer:
-        """Returns a trainer that goes on where the newest state left off."""
+    def _new_trainer(self, plan: Plan | None = None) -> Trainer:
+        """Returns a trainer that goes on where the newest state left off, with this plan or the best one."""
         with self._hold():
             trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start,
-                              self._lease.prompt_turns)
+                              self._lease.prompt_turns, self._less_memory, plan)
             for name in state.load_newest(self._folder.states, trainer):
                 self._history.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
                                   "between are trained again.")
         self._folder.check_room(state.room(self._folder.states, trainer), "This training")
         self._history.read(up_to=trainer.steps_done)
+        self._job.plan = trainer.plan
         return trainer
+
+    def _less_memory(self, sentence: str, plan: Plan) -> None:
+        self._history.warn(sentence)
+        self._job.plan = plan
 
     def _train(self, trainer: Trainer) -> None:
         job, done = self._job, trainer.steps_done
+        job.lend(lambda: self._lora(trainer) if trainer.steps_done else None)
         job.enter("training", f"Going on from step {done}." if done else "")
         try:
             self._look(trainer, beginning=True)
@@ -94,7 +114,7 @@ class Run:
                     self._save(trainer)
         except Withdrawn:
             return
-        except NotFinite:
+        except (NotFinite, Torn):
             raise
         except Exception:
             trainer.discard_step()

@@ -23,6 +23,7 @@ def status(job: Job, worker: Worker) -> dict[str, Any]:
                 "behind": training.card.facts["name"] if training and position is not None else "",
                 "sharing": job.sharing, "created": job.card.facts["created"], **facts,
                 "saves": [how.name for how in job.saving.wanted], "saved": job.saving.files,
+                "memory": job.plan.as_dict() if job.plan else None,
                 "warnings": [*warnings, *filter(None, [job.card.behind])],
                 "eta": left if job.state == "training" else None}
 

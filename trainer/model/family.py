@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from .memory import Geometry
 from .process import Process
 
 FAR_TOO_LONG = 4
@@ -83,8 +82,6 @@ class Family:
     """(base, CLIP, VAE) that are wired in together → a sentence for everything that is wrong with them."""
     text_problem: Callable[[Any, Mapping[str, Any]], str]
     """(live, encoded caption) → a sentence that says why the caption does not fit the model; empty if it fits."""
-    geometry: Callable[[Any, int], Geometry]
-    """(live, bytes of one value) → the sizes of the model."""
     architecture: Callable[[Any], str]
     """(live) → the name that ModelSpec has for a LoRA of this model."""
     options: Callable[[nn.Module], dict[str, Any]]

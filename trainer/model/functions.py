@@ -5,25 +5,13 @@ Shapes: L tokens, I input width, O output width, R rank of a LoRA, D width of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class Weight(NamedTuple):
-    """A weight on loan. It is valid until `release` is called."""
-
-    weight: Any
-    """The tensor; None for a norm without weights."""
-    bias: Tensor | None
-    release: Callable[[], None]
-
-
-Borrow = Callable[[Tensor], Weight]
-"""`borrow(like)` gives the weight of one module in the device and dtype of `like`."""
+from .lending import Lender
 
 
 def exactly(dtype: torch.dtype) -> torch.dtype:
@@ -48,9 +36,9 @@ class Matrices(NamedTuple):
         return cls(a, b, a.T, b.T)
 
 
-def multiply(x: Tensor, borrow: Borrow) -> Tensor:
+def multiply(x: Tensor, borrow: Lender) -> Tensor:
     """Returns y = x Wᵀ + b."""
-    weight, bias, release = borrow(x)
+    weight, bias, release, _ = borrow(x)
     y = F.linear(x, weight, bias)
     release()
     return y
@@ -60,13 +48,13 @@ class Multiply(torch.autograd.Function):
     """Computes y = x Wᵀ + b. Nothing is saved for the backward pass: W is borrowed again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, borrow: Borrow) -> Tensor:
+    def forward(ctx, x: Tensor, borrow: Lender) -> Tensor:
         ctx.borrow = borrow
         return multiply(x, borrow)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        weight, _, release = ctx.borrow(grads[0])
+        weight, _, release, _ = ctx.borrow(grads[0])
         grad_x = grads[0] @ weight
         release()
         return grad_x, None
@@ -76,9 +64,9 @@ class MultiplyAndTell(Multiply):
     """Computes y = x Wᵀ + b, and returns b beside it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, borrow: Borrow) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx, x: Tensor, borrow: Lender) -> tuple[Tensor, Tensor | None]:
         ctx.borrow = borrow
-        weight, bias, release = borrow(x)
+        weight, bias, release, _ = borrow(x)
         y, bias = F.linear(x, weight, bias), None if bias is None else bias.detach().clone()
         release()
         if bias is not None:
@@ -86,7 +74,7 @@ class MultiplyAndTell(Multiply):
         return y, bias
 
 
-def multiply_with_lora(x: Tensor, lora: Matrices, scale: float, borrow: Borrow) -> tuple[Tensor, Tensor, Tensor]:
+def multiply_with_lora(x: Tensor, lora: Matrices, scale: float, borrow: Lender) -> tuple[Tensor, Tensor, Tensor]:
     """Returns y = x Wᵀ + b + s (x Aᵀ) Bᵀ, and the rows of x (L, I) and of x Aᵀ (L, R) of which it is made."""
     rows = x.flatten(0, -2)
     y = multiply(rows, borrow)
@@ -102,7 +90,7 @@ class MultiplyWithLora(torch.autograd.Function):
     A and B are there for their gradients alone: `lora` has what is multiplied."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, lora: Matrices, scale: float, borrow: Borrow) -> Tensor:
+    def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, lora: Matrices, scale: float, borrow: Lender) -> Tensor:
         y, rows, down = multiply_with_lora(x, lora, scale, borrow)
         ctx.borrow, ctx.scale, ctx.shape, ctx.dtype = borrow, scale, x.shape, lora_a.dtype
         ctx.save_for_backward(rows, down, lora.a, lora.b)
@@ -119,7 +107,7 @@ class MultiplyWithLora(torch.autograd.Function):
         grad_a, grad_b = (grad_down.T @ rows).to(ctx.dtype), grad_b.to(ctx.dtype)
         if not ctx.needs_input_grad[0]:
             return None, grad_a, grad_b, None, None, None
-        weight, _, release = ctx.borrow(grad_y)
+        weight, _, release, _ = ctx.borrow(grad_y)
         grad_x = grad_y @ weight
         release()
         return grad_x.addmm_(grad_down, a).view(ctx.shape), grad_a, grad_b, None, None, None

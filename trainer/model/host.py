@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .family import Family
-from .memory import Geometry
+from .memory import Memory
 
 Text = dict[str, Any]
 """An encoded caption. Only the host looks inside."""
@@ -62,8 +62,8 @@ class Host(Protocol):
         """Tells base models apart. It is equal for the same weights, also after a restart."""
         ...
 
-    def geometry(self) -> Geometry:
-        """Returns the sizes on which the memory of a step depends."""
+    def memory(self) -> Memory:
+        """Returns what memory the device has for a training."""
         ...
 
     def load(self, room: int) -> None:
@@ -74,6 +74,15 @@ class Host(Protocol):
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
         """Returns a new training view of the model. Its placeholders tell adapters to live on `device` in
         `adapter_dtype`."""
+        ...
+
+    def blank(self, adapter_dtype: torch.dtype, *, streamed: bool) -> nn.Module:
+        """Returns a new view without memory, on PyTorch's device for tensors without values, to rehearse a step with.
+        With `streamed` all of its weights are made anew for each use."""
+        ...
+
+    def free(self) -> None:
+        """Gives memory that nothing uses back to the device."""
         ...
 
     def image_fingerprint(self) -> str:

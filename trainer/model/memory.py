@@ -1,26 +1,251 @@
-"""Estimates how much memory a step needs beside the model's weights."""
+"""Plans the memory of a training before its first step, and says what to do if it was too much after all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from .rehearsal import Rehearsed
+
+MARGIN, WORKSPACE = 0.05, 256 * 2**20
+"""The share of what a step needs, and the bytes, that the plan leaves for what it cannot count: gaps in the allocator,
+and the workspaces of the device's libraries."""
+GB = 1e9
+
+Size = tuple[int, ...]
+"""The shape of a picture's latents, (C, H, W)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Holds the sizes on which a transformer's activations depend."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Says what memory a device has for a training, in bytes."""
 
-    hidden_size: int
-    blocks: int
-    text_tokens: int
-    bytes_per_value: int
-    values_per_token: int
-    """How many vectors of the hidden width one token leaves behind in one block, forward and backward."""
+    available: int
+    """What weights and training can take together if everything else leaves the device."""
+    weights: int
+    """What the model's weights take on the device."""
+    beside: int = 0
+    """What the program leaves free beside the weights in any case."""
+    streams: bool = False
+    """Whether weights for which there is no room can be fetched for each use."""
+    largest: int = 0
+    """What is needed to fetch the largest weight."""
 
 
-def activation_bytes(model: Geometry, image_tokens: int, batch_size: int, checkpointing: bool) -> int:
-    """Returns an estimate of a step's peak, in bytes. With checkpointing a step keeps the inputs of all blocks and what
-    is computed inside one block. Without it, a step keeps what is computed inside all blocks."""
-    token = model.hidden_size * model.bytes_per_value
-    tokens = batch_size * (image_tokens + model.text_tokens)
-    per_block = model.values_per_token * token * tokens
-    return model.blocks * token * tokens + per_block if checkpointing else model.blocks * per_block
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fixed:
+    """Holds what a training needs whatever the pictures, in bytes."""
+
+    adapter: int
+    gradients: int
+    optimizer: int
+    """The optimizer's state and the weights' average."""
+    update: int
+    """What an update needs for a moment beside all that."""
+
+    @property
+    def lasting(self) -> int:
+        """Returns what is there all the time."""
+        return self.adapter + self.optimizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """One way of running a batch. The next one down needs less memory and takes longer."""
+
+    images: int
+    """How many images of a batch run together."""
+    streamed: bool = False
+    """Whether a part of the weights is fetched for each use."""
+    holds: bool = False
+    """Whether what is fetched is held until a block's gradients are there."""
+    in_ram: bool = False
+    """Whether the blocks' inputs are kept in the computer's memory."""
+
+
+Costs = Callable[[Size, Rung], Rehearsed]
+"""Returns what a batch of pictures of one size costs on a rung."""
+
+
+class DoesNotFit(ValueError):
+    """Is raised when no plan fits the memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Says how the batches of each size are run."""
+
+    memory: Memory
+    fixed: Fixed
+    rungs: tuple[Rung, ...]
+    """The rung that is taken, and those below it."""
+    kept: Mapping[Size, frozenset[int]] = field(default_factory=dict)
+    """The blocks that keep everything, by the pictures' size."""
+    peaks: Mapping[Size, int] = field(default_factory=dict)
+    """What activations and gradients need at most, in bytes, by the pictures' size."""
+    flop: Mapping[Size, int] = field(default_factory=dict)
+    """The operations of a batch, by the pictures' size."""
+    blocks: int = 0
+    """How many blocks the model has."""
+
+    @property
+    def rung(self) -> Rung:
+        """Returns the rung that is taken."""
+        return self.rungs[0]
+
+    @property
+    def activations(self) -> int:
+        """Returns what activations and gradients need at most, in bytes."""
+        return max(self.peaks.values(), default=0)
+
+    @property
+    def work(self) -> int:
+        """Returns what the training needs at most beside the weights, in bytes."""
+        step = max(self.activations, self.fixed.gradients + self.fixed.update)
+        return self.fixed.lasting + step + (self.memory.largest if self.rung.streamed else 0)
+
+    @property
+    def room(self) -> int:
+        """Returns how many bytes must be free beside the weights."""
+        return with_margin(self.work)
+
+    def lower(self) -> Plan | None:
+        """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
+        if any(self.kept.values()):
+            fewer = {size: frozenset(sorted(kept)[(len(kept) + 1) // 2:]) for size, kept in self.kept.items()}
+            return replace(self, kept=fewer)
+        return replace(self, rungs=self.rungs[1:]) if len(self.rungs) > 1 else None
+
+    def sentence(self) -> str:
+        """Returns the plan as a person reads it."""
+        memory, rung, fixed = self.memory, self.rung, self.fixed
+        weights = min(memory.weights, max(0, memory.available - self.room)) if rung.streamed else memory.weights
+        how = [*self._how()]
+        return (f"{_gb(weights + self.work)} of {_gb(memory.available)} GB: weights {_gb(weights)}"
+                f"{f' of {_gb(memory.weights)}' if rung.streamed else ''}, LoRA and optimizer {_gb(fixed.lasting)}, "
+                f"a step {_gb(self.work - fixed.lasting)}{'; ' if how else ''}{', '.join(how)}.")
+
+    def _how(self) -> Iterator[str]:
+        rung = self.rung
+        if self.blocks:
+            fewest = min((len(kept) for kept in self.kept.values()), default=0)
+            yield (f"keeping {fewest} of {self.blocks} blocks" if fewest else "every block is computed twice")
+        if rung.in_ram:
+            yield "their inputs are kept in the computer's memory"
+        if rung.streamed:
+            yield "the other weights are fetched for each step, which is slower"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain values, for JSON."""
+        return {"sentence": self.sentence(), "available": self.memory.available, "weights": self.memory.weights,
+                "adapter": self.fixed.adapter, "optimizer": self.fixed.optimizer, "needed": self.work,
+                "step": self.work - self.fixed.lasting, "blocks": self.blocks, "images_at_once": self.rung.images,
+                "streamed": self.rung.streamed, "inputs_in_ram": self.rung.in_ram,
+                "kept": {"×".join(map(str, size[-2:])): len(kept) for size, kept in self.kept.items()}}
+
+
+def with_margin(needed: int) -> int:
+    """Returns how much must be free for so many bytes to be taken."""
+    return int(needed * (1 + MARGIN)) + WORKSPACE
+
+
+def rungs(batch_size: int, streams: bool) -> Iterator[Rung]:
+    """Yields all ways of running a batch, from the fastest to the one that needs least memory."""
+    counts = [*_halves(batch_size)]
+    for count in counts:
+        yield Rung(images=count)
+    yield Rung(images=1, in_ram=True)
+    if streams:
+        for count in counts:
+            yield Rung(images=count, streamed=True, holds=True)
+        yield Rung(images=1, streamed=True, holds=True, in_ram=True)
+        yield Rung(images=1, streamed=True, in_ram=True)
+
+
+def _halves(count: int) -> Iterator[int]:
+    while count > 1:
+        yield count
+        count = (count + 1) // 2
+    yield 1
+
+
+def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batch_size: int, *,
+         checkpointing: str, further: bool) -> Plan:
+    """Returns the fastest plan that fits. `checkpointing` is "all" to compute every block again, "none" to compute
+    none, and "auto" for as many as the memory asks for. `further`: whether a step has more than one batch.
+
+    Raises DoesNotFit if there is none."""
+    largest_first, ways = sorted(sizes, key=_area, reverse=True), [*rungs(batch_size, memory.streams)]
+    if checkpointing == "none":
+        ways = ways[:1]
+    for index, rung in enumerate(ways):
+        made = Plan(memory=memory, fixed=fixed, rungs=tuple(ways[index:]))
+        for size in largest_first:
+            made = _with_size(made, size, costs(size, rung), checkpointing, further or rung.images < batch_size)
+            if not _fits(made):
+                break
+        else:
+            return made
+    raise DoesNotFit(_too_large(made, checkpointing))
+
+
+def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str, further: bool) -> Plan:
+    """Returns the plan with pictures of one size more, and as many of their blocks kept as there is room for."""
+    rung, all_kept = made.rung, worth_most_first(cost)
+    options = {"further": further, "in_ram": rung.in_ram, "holds": rung.holds}
+
+    def keeping(count: int) -> Plan:
+        kept = frozenset(all_kept[:count])
+        return replace(made, kept={**made.kept, size: kept}, flop={**made.flop, size: cost.flop(kept)},
+                       peaks={**made.peaks, size: cost.peak(kept, **options)}, blocks=len(cost.blocks))
+
+    if checkpointing == "none":
+        return keeping(len(all_kept))
+    if checkpointing == "all" or rung.streamed or rung.in_ram:
+        return keeping(0)
+    few, many = 0, len(all_kept)
+    while few < many:
+        middle = (few + many + 1) // 2
+        few, many = (middle, many) if _fits(keeping(middle)) else (few, middle - 1)
+    return keeping(few)
+
+
+def worth_most_first(cost: Rehearsed) -> list[int]:
+    """Returns the blocks in the order in which it is best to keep them: those that save most operations for each byte,
+    and of equal ones the last, because they are let go of first."""
+    worth = [block.flop / max(1, block.kept_bytes) for block in cost.blocks]
+    return sorted(range(len(worth)), key=lambda place: (-worth[place], -place))
+
+
+def _fits(made: Plan) -> bool:
+    memory = made.memory
+    if made.rung.streamed:
+        return made.room <= memory.available
+    return max(made.room, memory.beside) + memory.weights <= memory.available
+
+
+def _too_large(made: Plan, checkpointing: str) -> str:
+    memory = made.memory
+    least = with_margin(made.work) + (0 if made.rung.streamed else memory.weights)
+    advice = ("Set gradient_checkpointing to auto." if checkpointing == "none" else
+              "Use smaller pictures (resolution in LoRA Dataset Loader), a lower rank, or a smaller model file such as "
+              "fp8; and close other programs that use the graphics card.")
+    return (f"This training needs {_gb(least)} GB of memory, and there are {_gb(memory.available)} GB. {advice}")
+
+
+def _area(size: Size) -> int:
+    return size[-1] * size[-2]
+
+
+def _gb(count: float) -> str:
+    return f"{count / GB:.1f}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that there was no memory left on the device."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in (
+            "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")))

@@ -23,17 +23,22 @@ class Resident:
     Somebody who takes a turn may leave the model patched, moved or without room beside it: `turns` counts such turns.
     "Unload models" and an out-of-memory error elsewhere take no turn: the host knows of those."""
 
-    def __init__(self, host: Host, room: int, turns: Callable[[], int] = _alone) -> None:
-        """`room` is the number of bytes that must be free beside the model."""
-        self._host, self._room, self._turns = host, room, turns
+    def __init__(self, host: Host, room: Callable[[], int], turns: Callable[[], int] = _alone) -> None:
+        """`room` returns the number of bytes that must be free beside the model."""
+        self._host, self.room, self._turns = host, room, turns
         self._seen: int | None = None
 
     def bring(self) -> None:
         """Loads the model if somebody may have changed or moved it."""
         turns = self._turns()
         if turns != self._seen or not self._host.undisturbed():
-            self._host.load(self._room)
+            self._host.load(self.room())
             self._seen = turns
+
+    def bring_again(self) -> None:
+        """Loads the model even if nobody has moved it, because the room that must be free beside it has changed."""
+        self._seen = None
+        self.bring()
 
     def run(self, work: Callable[[], Result]) -> Result:
         """Returns the result of `work` on a model that stayed as it was loaded. If somebody took the model away in

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,44 +23,28 @@ from .functions import (
     MultiplyAndTell,
     MultiplyWithLora,
     RmsNorm,
-    Weight,
     exactly,
     multiply,
     multiply_with_lora,
 )
+from .lending import Copies, Fetch, Lender, Live
 
-Live = Any
-"""A module of the live tree: a Linear or a norm of whatever class ComfyUI chose."""
-Fetch = Callable[[Live, Tensor], Weight]
-"""`fetch(live, like)` gives the weight of `live` in the device and dtype of `like`."""
 HAVE_RMS_NORM = ("cuda", "mps", "xpu")
 """The devices on which PyTorch has a kernel for RMS norms. Elsewhere it puts them together from operators, six forward
 and thirteen backward."""
 
 
-class Copies:
-    """Makes the copies that a view computes with: the matrices of adapters and the weights of norms. Each is made at
-    every use, or once while they are kept."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Any, Any] | None = None
-
-    def of(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Returns what `make` makes. `key` tells copies apart."""
-        if self._kept is None:
-            return make()
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
-
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keeps copies while inside. What they are copies of must not change meanwhile."""
-        self._kept = {}
-        try:
-            yield
-        finally:
-            self._kept = None
+@contextlib.contextmanager
+def held(module: nn.Module) -> Iterator[None]:
+    """While inside, each weight in a part of a view is fetched once at most."""
+    lenders = [part.lender for part in module.modules() if isinstance(part, (FrozenLinear, FrozenNorm))]
+    for lender in lenders:
+        lender.hold()
+    try:
+        yield
+    finally:
+        for lender in lenders:
+            lender.let_go()
 
 
 class FrozenLinear(nn.Linear):
@@ -75,7 +58,7 @@ class FrozenLinear(nn.Linear):
         placeholder = like.new_zeros(1).expand(self.out_features, self.in_features)
         self.placeholder = nn.Parameter(placeholder, requires_grad=False)
         self.lends, self.copies = False, copies
-        self._borrow = partial(fetch, live)
+        self.lender = Lender(live, fetch)
 
     @property
     def weight(self) -> Tensor:
@@ -90,7 +73,7 @@ class FrozenLinear(nn.Linear):
 
     @torch.no_grad()
     def _real(self) -> list[Any]:
-        weight, bias, release = self._borrow(self.placeholder)
+        weight, bias, release, _ = self.lender(self.placeholder)
         copies = [None if t is None else t.detach().clone() for t in (weight, bias)]
         release()
         return copies
@@ -98,19 +81,19 @@ class FrozenLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Computes the Linear: (B, L, I) → (B, L, O)."""
         # Autograd would record what is done with live weights that ask for gradients.
-        return Multiply.apply(x, self._borrow) if torch.is_grad_enabled() else multiply(x, self._borrow)
+        return Multiply.apply(x, self.lender) if torch.is_grad_enabled() else multiply(x, self.lender)
 
     def with_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Computes the Linear, (B, L, I) → (B, L, O), and returns beside it the bias (O,) that is in it."""
-        return MultiplyAndTell.apply(x, self._borrow)
+        return MultiplyAndTell.apply(x, self.lender)
 
     def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
         """Computes the Linear, (B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at
         `scale`. They are multiplied in the dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
         lora = self.copies.of((self, x.dtype), lambda: Matrices.of(lora_a, lora_b, x.dtype))
         if torch.is_grad_enabled():
-            return MultiplyWithLora.apply(x, lora_a, lora_b, lora, scale, self._borrow)
-        return multiply_with_lora(x, lora, scale, self._borrow)[0]
+            return MultiplyWithLora.apply(x, lora_a, lora_b, lora, scale, self.lender)
+        return multiply_with_lora(x, lora, scale, self.lender)[0]
 
 
 @contextlib.contextmanager
@@ -138,7 +121,7 @@ class FrozenNorm(nn.Module):
 
     def __init__(self, live: Live, fetch: Fetch, copies: Copies) -> None:
         super().__init__()
-        self._borrow, self._shape, self._eps = partial(fetch, live), live.normalized_shape, live.eps
+        self.lender, self._shape, self._eps = Lender(live, fetch), live.normalized_shape, live.eps
         self._copies, self._is_layer_norm = copies, isinstance(live, nn.LayerNorm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +136,7 @@ class FrozenNorm(nn.Module):
         return F.rms_norm(x, self._shape, weight, self._eps)
 
     def _weights(self, like: Tensor) -> list[Tensor | None]:
-        weight, bias, release = self._borrow(like)
+        weight, bias, release, _ = self.lender(like)
         # Autograd keeps the weights past `release`; and the live ones may ask for gradients, which they must not get.
         copies = [None if t is None else t.detach().clone() for t in (weight, bias)]
         release()
@@ -161,7 +144,7 @@ class FrozenNorm(nn.Module):
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Returns w √D (D,) and √(D ε), in fp32 at least."""
-        weight, _, release = self._borrow(like)
+        weight, _, release, _ = self.lender(like)
         width, exact = self._shape[0], exactly(like.dtype)
         eps = torch.finfo(exact).eps if self._eps is None else self._eps
         scale = (like.new_ones(width, dtype=exact) if weight is None else weight.detach().to(exact)) * width**0.5

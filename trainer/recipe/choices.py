@@ -11,4 +11,5 @@ LRScheduler = Literal["cosine", "linear", "constant", "cosine_with_restarts", "p
 TimestepSampling = Literal["sigmoid", "logit_normal", "uniform", "resolution_shift", "fixed_shift"]
 Loss = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
+Checkpointing = Literal["auto", "all", "none"]
 CaptionShuffle = Literal["none", "tags", "sentences"]

@@ -6,6 +6,7 @@ in the order of the fields, so a new field comes last."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -151,8 +152,9 @@ class TrainConfig:
         "Images in one step. Each takes memory; gradient_accumulation_steps has the same effect and takes time."))
     gradient_accumulation_steps: int = setting(1, 1, 256, group="Memory", says=(
         "Batches that are averaged into one step. Raise it if training is restless and memory is short."))
-    gradient_checkpointing: bool = setting(True, group="Memory", says=(
-        "Recompute activations instead of keeping them: a third more time, a fraction of the memory."))
+    gradient_checkpointing: choices.Checkpointing = setting("auto", choices=choices.Checkpointing, says=(
+        "Which of the model's blocks are computed twice instead of kept in memory, which is a third slower. auto: as "
+        "few as your memory allows. all: the least memory. none: the fastest, if it fits."), group="Memory")
     held_out: float = setting(0.0, 0, 10000, 0.05, group="Validation", says=(
         "Images of each folder that are never trained on: a number, or below 1 a share. Their loss tells when to stop: "
         "it falls while the LoRA learns and rises when it overfits. A wired validation dataset does the same."))
@@ -168,6 +170,9 @@ class TrainConfig:
     keep_states: int = setting(2, 1, 100, group="Saving", says=(
         "How many of the newest states are kept on disk. Live LoRA can use the LoRA of each; a state is about three "
         "times the size of the LoRA."))
+    leave_free: float = setting(0.0, 0, 1000, 0.5, group="Memory", later=True, says=(
+        "Gigabytes of the graphics card that training leaves for your desktop and other programs, besides what ComfyUI "
+        "leaves. Raise it if they stutter."))
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -199,7 +204,21 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Returns what makes this another training if it changes: all but `extra_steps`, which continues the same one,
-        `keep_states`, and settings that came later and have their default."""
+        `keep_states` and `leave_free`, which change no value of the LoRA, and settings that came later and have their
+        default."""
         later = {entry.name: entry.default for entry in fields(self) if about(entry).later}
-        return {name: value for name, value in self.as_dict().items()
-                if name not in ("extra_steps", "keep_states") and (name not in later or value != later[name])}
+        found = {name: value for name, value in self.as_dict().items()
+                 if name not in ("extra_steps", "keep_states", "leave_free")
+                 and (name not in later or value != later[name])}
+        # 0.1.0 knew on and off. What is computed twice has the same value, so "auto" and "all" train the same LoRA.
+        return {**found, "gradient_checkpointing": self.gradient_checkpointing != "none"}
+
+
+EARLIER_VALUES = {"gradient_checkpointing": {True: "auto", False: "none"}}
+"""What a recipe of an earlier version says, and what that is today."""
+
+
+def renewed(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recipe's plain values as this version writes them."""
+    return {name: EARLIER_VALUES.get(name, {}).get(value, value) if isinstance(value, bool) else value
+            for name, value in recipe.items()}

@@ -70,7 +70,7 @@ def _training_facts(config: TrainConfig) -> dict[str, Any]:
         "ss_max_train_steps": config.total_steps,
         "ss_batch_size_per_device": config.batch_size,
         "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "ss_gradient_checkpointing": config.gradient_checkpointing,
+        "ss_gradient_checkpointing": config.gradient_checkpointing != "none",
         "ss_caption_dropout_rate": config.caption_dropout,
         "ss_shuffle_caption": config.caption_shuffle != "none",
         "ss_keep_tokens": config.keep_tokens,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..lora.inject import disabled, inject, without_dropout
 from ..lora.tensors import from_lora, to_lora
-from ..model.checkpointing import isolate
+from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
-from ..model.memory import activation_bytes
+from ..model.memory import Plan, is_out_of_memory
 from ..model.resident import Resident
 from ..model.transfer import moved
 from ..model.view import copied_once
@@ -28,11 +28,10 @@ from .batches import Batches
 from .example import Example
 from .objective import elementwise_loss, image_losses, mask_weights, normals, sigmas_of, stratified_normals
 from .optim import make_lr_scheduler, make_optimizer
+from .planning import DTYPES, plan_for
 from .rounding import rounded_step
 from .targets import layout, param_groups
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The types for the choices of `adapter_dtype`."""
 MOST_SKIPPED = 5
 """Training ends when this many steps in a row were skipped because a loss or gradient was not finite."""
 
@@ -50,6 +49,15 @@ class StepResult:
     """Whether nothing was updated, because the loss or gradient was not finite."""
 
 
+class Torn(RuntimeError):
+    """Is raised when memory ran out during an update, so that only some of the adapter's values are updated. Another
+    trainer can go on from the newest state."""
+
+
+class OutOfMemory(RuntimeError):
+    """Is raised when there is not enough memory for a step, whichever way it is taken."""
+
+
 class NotFinite(RuntimeError):
     """Is raised when step after step the loss or gradient is not finite, so that the adapter no longer learns."""
 
@@ -61,24 +69,27 @@ class Trainer:
     state."""
 
     def __init__(self, host: Host, config: TrainConfig, examples: Sequence[Example],
-                 start: dict[str, Tensor] | None = None, turns: Callable[[], int] = lambda: 0) -> None:
+                 start: dict[str, Tensor] | None = None, turns: Callable[[], int] = lambda: 0,
+                 tell: Callable[[str, Plan], None] = lambda sentence, plan: None, plan: Plan | None = None) -> None:
         """`start` is a LoRA to start from. `turns` counts the turns of others, after which the model may have moved
-        (see Resident). Raises ValueError if the recipe or the start does not fit the model."""
-        self.host, self.config, self.examples = host, config, examples
-        tokens = host.family.tokens(max(e.latents[0].numel() for e in examples))
-        room = activation_bytes(host.geometry(), tokens, config.batch_size, config.gradient_checkpointing)
-        self.model = Resident(host, room, turns)
+        (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. `plan` is the
+        plan to begin with instead of the best one. Raises ValueError if the recipe or the start does not fit the model,
+        or the training does not fit the memory."""
+        self.host, self.config, self.examples, self._tell = host, config, examples, tell
+        self.plan = plan or plan_for(host, config, _sizes(examples), _longest(examples), start)
+        self.model = Resident(host, lambda: self.plan.room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
         inject(self.view, config, layout(self.view, config, host.family, start))
         if start:
             from_lora(self.view, start)
         self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
-        isolate(host.family.blocks(self.view), recompute=config.gradient_checkpointing, random=self._drops)
+        self.blocks = Blocks(host.family.blocks(self.view), random=self._drops)
         groups = param_groups(self.view, config, host.family)
         self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, config)
         self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
+        self.model.room = self._room
         self.averaged = Averaged(self.params, self.optimizer, config)
         shapes = [(tuple(e.latents.shape), e.num_repeats) for e in examples]
         self.batches = Batches(shapes, config.batch_size, config.seed)
@@ -87,17 +98,16 @@ class Trainer:
     def step(self) -> StepResult:
         """Makes one optimizer update, or skips it if the loss or gradient is not finite. Raises NotFinite if that
         happens `MOST_SKIPPED` times in a row."""
-        config = self.config
-        losses = self.model.run(self._gradients)
-        norm = nn.utils.clip_grad_norm_(self.params, config.max_grad_norm or math.inf)
-        loss, norm = _read(losses, norm)
-        rate = math.copysign(self.lr_scheduler.get_last_lr()[0], config.learning_rate)
+        loss = self.model.run(self._gradients)
+        norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm or math.inf).to(loss)
+        loss, norm = torch.stack((loss, norm)).tolist()  # nothing before this waits for the device
+        rate = math.copysign(self.lr_scheduler.get_last_lr()[0], self.config.learning_rate)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if skipped:
             self._count_skipped(loss if math.isfinite(norm) else norm, rate)
         else:
             self.skipped_in_a_row = 0
-            rounded_step(self.optimizer, generator(config.seed, "round", self.steps_done))
+            self._update()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.steps_done += 1
@@ -105,13 +115,49 @@ class Trainer:
             self.averaged.update()
         return StepResult(loss, norm, rate, skipped)
 
+    def _update(self) -> None:
+        try:
+            rounded_step(self.optimizer, generator(self.config.seed, "round", self.steps_done))
+        except Exception as err:
+            if is_out_of_memory(err):
+                raise Torn(f"Memory ran out during the update of step {self.steps_done + 1}.") from err
+            raise
+
     def _gradients(self) -> Tensor:
-        """Computes the gradients of the next step and returns the mean loss of each micro-batch, on the device. It can
-        be called again."""
-        self.optimizer.zero_grad()
+        """Computes the gradients of the next step and returns its mean loss, on the device. It can be called again.
+        When memory runs out it begins again with a plan that needs less."""
         count = self.config.gradient_accumulation_steps
-        with copied_once(self.view):
-            return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)])
+        while True:
+            self.optimizer.zero_grad()
+            try:
+                with copied_once(self.view):
+                    return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)]).mean()
+            except Exception as err:
+                if not is_out_of_memory(err):
+                    raise
+                error = str(err)
+            self._lower(error)  # out here, where nothing refers to the tensors of the step that failed
+
+    def _lower(self, error: str) -> None:
+        """Takes the plan one rung down. Raises OutOfMemory if there is none below."""
+        lower = self.plan.lower()
+        if lower is None:
+            raise OutOfMemory(
+                f"There is not enough memory for step {self.steps_done + 1}, even in the way that needs least: "
+                f"{self.plan.sentence()} Close other programs that use the graphics card and resume the job, or train "
+                f"with smaller pictures or a lower rank. ({error.splitlines()[0]})")
+        self.optimizer.zero_grad()
+        self.plan = lower
+        self.host.free()
+        self.model.bring_again()
+        self._tell(f"Memory ran out at step {self.steps_done + 1}. The step is taken again in a way that needs less "
+                   f"and takes longer: {lower.sentence()}", lower)
+
+    def _room(self) -> int:
+        """Returns how many bytes must be free beside the model, the adapter, and what there is of its optimizer."""
+        state = (value for values in self.optimizer.state.values() for value in values.values())
+        there = [*self.params, *filter(torch.is_tensor, state)]
+        return max(0, self.plan.room - sum(t.nbytes for t in there if t.device == self.host.device))
 
     def _count_skipped(self, value: float, rate: float) -> None:
         self.skipped += 1
@@ -123,20 +169,36 @@ class Trainer:
 
     def _micro_batch(self, k: int) -> Tensor:
         """Adds the gradients of micro-batch k and returns its mean loss, on the device: nobody waits for it."""
-        config = self.config
         chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
-        draw = generator(config.seed, "micro-batch", k)
+        draw = generator(self.config.seed, "micro-batch", k)
         tokens = self.host.family.tokens(latents[0, 0].numel())
-        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config, self.host.family.process)
+        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, self.config, self.host.family.process)
         noise = torch.randn(latents.shape, generator=draw)
         weights = moved(torch.tensor([e.weight for e in chosen]), self.host.device)
+        texts, masks = self._texts(chosen, k), self._masks(chosen)
+        self._follow_plan(tuple(latents.shape[1:]))
+        total, asked = torch.zeros_like(weights[0]), sum(e.preserved is not None for e in chosen)
         with self._own_randomness(k):
-            losses = self.losses(latents, noise, sigmas, self._texts(chosen, k), self._masks(chosen))
-            self._backward((weights * losses).mean())
-            if config.preservation_weight:
-                self._backward(config.preservation_weight * self._drift(latents, noise, sigmas, chosen))
-        return (weights.abs() * losses).mean().detach()
+            for part in self._parts(len(chosen)):
+                losses = self.losses(latents[part], noise[part], sigmas[part], texts[part],
+                                     None if masks is None else masks[part])
+                self._backward((weights[part] * losses).sum() / len(chosen))
+                total = total + (weights[part].abs() * losses.detach()).sum()
+                if self.config.preservation_weight:
+                    drift = self._drift(latents[part], noise[part], sigmas[part], chosen[part])
+                    self._backward(self.config.preservation_weight * drift / max(1, asked))
+        return total / len(chosen)
+
+    def _follow_plan(self, size: tuple[int, ...]) -> None:
+        """Lets the blocks keep what the plan says for pictures of this size, (C, H, W)."""
+        rung = self.plan.rung
+        self.blocks.kept, self.blocks.in_ram, self.blocks.holds = self.plan.kept[size], rung.in_ram, rung.holds
+
+    def _parts(self, count: int) -> list[slice]:
+        """Returns the parts of a batch of so many images that run one after the other."""
+        at_once = self.plan.rung.images
+        return [slice(i, i + at_once) for i in range(0, count, at_once)]
 
     def _backward(self, loss: Tensor) -> None:
         if loss.requires_grad:  # it does not if module dropout left out every layer
@@ -193,7 +255,8 @@ class Trainer:
         return image_losses(elementwise_loss(pred, target, sigmas, self.config), masks)
 
     def _drift(self, latents: Tensor, noise: Tensor, sigmas: Tensor, chosen: list[Example]) -> Tensor:
-        """Returns how far the adapter has moved the model's answers to the captions that it must not touch."""
+        """Returns how far the adapter has moved the model's answers to the captions that it must not touch, summed over
+        the images."""
         texts = [e.preserved for e in chosen if e.preserved is not None]
         if not texts:
             return torch.zeros(())
@@ -202,7 +265,7 @@ class Trainer:
         with torch.no_grad(), disabled(self.view):
             kept = self._predict(latents, noise, sigmas, texts)
         pred = self._predict(latents, noise, sigmas, texts)
-        return image_losses(elementwise_loss(pred, kept, sigmas, self.config)).mean()
+        return image_losses(elementwise_loss(pred, kept, sigmas, self.config)).sum()
 
     def _predict(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
         noisy = self.host.family.process.add_noise(latents, noise, sigmas)
@@ -226,7 +289,12 @@ class Trainer:
             return to_lora(self.view, self.config.adapter)
 
 
-def _read(losses: Tensor, norm: Tensor) -> tuple[float, float]:
-    """Returns the mean of losses (N,) and a norm. This waits for the device, once."""
-    *found, norm_of_all = torch.cat((losses, norm.to(losses)[None])).tolist()
-    return sum(found) / len(found), norm_of_all
+def _sizes(examples: Sequence[Example]) -> set[tuple[int, ...]]:
+    """Returns the shapes of all latents."""
+    return {tuple(latents.shape) for e in examples for latents in (e.latents, *(other for other, _ in e.others))}
+
+
+def _longest(examples: Sequence[Example]) -> Text:
+    """Returns the text with the most values."""
+    texts = [text for e in examples for text in (*e.texts, e.blank, e.preserved) if text is not None]
+    return max(texts, key=lambda text: sum(v.numel() for v in text.values() if torch.is_tensor(v)))

@@ -7,7 +7,8 @@ import collections
 import pytest
 import torch
 import torch.nn.functional as F
-from livelora.trainer.model.functions import RmsNorm, Weight
+from livelora.trainer.model.functions import RmsNorm
+from livelora.trainer.model.lending import Weight
 from livelora.trainer.model.view import build_view, copied_once
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...model.family import Family, Layer, Preset
 from ...model.functions import exactly
-from ...model.memory import Geometry
 from ...model.process import Flow
 
 LAYERS = (
@@ -73,12 +72,6 @@ ai-toolkit's README; all four in Replicate's flux-dev-lora-trainer). `style`: Sp
 in the first ten single blocks and style in the later ones."""
 EXAMPLES = {"model": "flux1-dev", "target_regex": r"double_blocks\.\d+\.img_attn\..*",
             "block_ranks": "double 0-9: 8, single: 32", "block_learning_rates": "double: 0.5, single 20-37: 2"}
-USUAL_TOKENS = 256
-"""T5 pads captions to at least this many tokens."""
-VALUES_PER_TOKEN = 60
-"""How many vectors of the hidden width one token leaves behind in one block. They were counted on a single block in
-training: norm, modulation, the 7-wide linear1 with its LoRA branch, attention, the 4-wide GELU and the 5-wide input of
-linear2, forward and backward."""
 
 
 class _Rotate(torch.autograd.Function):
@@ -86,13 +79,15 @@ class _Rotate(torch.autograd.Function):
     because gradients are turned back by the same angles."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, there: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.back = back
-        return _turned(q, k, there)
+    def forward(ctx, q: Tensor, k: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.rotation = rotation
+        return _turned(q, k, rotation)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        return *_turned(grads[0], grads[1], ctx.back), None, None
+        there = ctx.rotation  # it is the same for all heads, so that turning it round takes next to no time
+        back = there.conj().resolve_conj() if there.is_complex() else there.mT.contiguous()
+        return *_turned(grads[0], grads[1], back), None
 
 
 def _turned(q: Tensor, k: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,31 +121,25 @@ class RotaryAttention:
         return {"patches": {"post_input": [self._take_positions]}, "optimized_attention_override": self._attend}
 
     def _take_positions(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        self._rotations = rotations(self._embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=1)))
+        self._rotation = rotation_of(self._embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=1)))
         return {**inputs, "img_ids": None}
 
     def _attend(self, _, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Runs PyTorch's attention on the rotated queries and keys. The other kinds of attention have no backward."""
-        q, k = _Rotate.apply(q, k, *self._rotations)
+        q, k = _Rotate.apply(q, k, self._rotation)
         return comfy.ldm.modules.attention.attention_pytorch(q, k, v, *args, **kwargs)
 
 
-def rotations(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the rotations of matrices (B, 1, L, D/2, 2, 2), there and back, as `_turned` takes them. CUDA devices
-    have a kernel for matrices that passes over q and k once; elsewhere a complex product is the fastest."""
+def rotation_of(matrices: Tensor) -> Tensor:
+    """Returns the rotation that matrices (B, 1, L, D/2, 2, 2) stand for, as `_turned` takes it. CUDA devices have a
+    kernel for matrices that passes over q and k once; elsewhere a complex product is the fastest."""
     if matrices.is_cuda:
-        return matrices, matrices.mT.contiguous()
-    numbers = torch.complex(matrices[..., 0, 0].contiguous(), matrices[..., 1, 0].contiguous())
-    return numbers, numbers.conj().resolve_conj()
+        return matrices
+    return torch.complex(matrices[..., 0, 0].contiguous(), matrices[..., 1, 0].contiguous())
 
 
 def _options(view: nn.Module) -> dict[str, Any]:
     return RotaryAttention(view.get_submodule("pe_embedder")).options()
-
-
-def _geometry(live: Any, bytes_per_value: int) -> Geometry:
-    blocks = len(live.double_blocks) + len(live.single_blocks)
-    return Geometry(live.hidden_size, blocks, USUAL_TOKENS, bytes_per_value, VALUES_PER_TOKEN)
 
 
 def _architecture(live: Any) -> str:
@@ -229,5 +218,5 @@ FLUX1 = Family(
     },
     # The line is that of BFL's reference sampler (black-forest-labs/flux, `sampling.get_lin_function`).
     process=Flow(shift_line=((256, 0.5), (4096, 1.15)), resolution_shift_name="flux_shift"),
-    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, geometry=_geometry,
-    architecture=_architecture, options=_options)
+    accepts=_accepts, reads=_reads, problems=_problems, text_problem=_text_problem, architecture=_architecture,
+    options=_options)

@@ -78,8 +78,8 @@ def _fused(layer: Any) -> Callable[[Tensor], Tensor]:
     base, scale = layer.base_layer, layer.scaling[NAME]
     if hasattr(layer, "start_A"):
         return lambda x: base.with_lora(x, *_matrices(layer), scale)
-    a, b = _matrices(layer)
-    return lambda x: base.with_lora(x, a, b, scale)
+    a, b = layer.lora_A[NAME], layer.lora_B[NAME]
+    return lambda x: base.with_lora(x, a.weight, b.weight, scale)
 
 
 def _export(layer: Any) -> Layer:

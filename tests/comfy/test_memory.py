@@ -1,0 +1,207 @@
+"""The plan of a training's memory: right against a count of a real step's storages, as fast as what there is allows,
+and lowered without a change of the mathematics when there was less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from livelora.trainer.model.memory import DoesNotFit, Memory
+from livelora.trainer.model.rehearsal import Live
+from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training.example import Example
+from livelora.trainer.training.planning import plan_for
+from livelora.trainer.training.trainer import OutOfMemory, Torn, Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+RECIPE = TrainConfig(steps=4, rank=4, learning_rate=1e-3, optimizer="AdamW")
+SIZE = (16, 32, 32)
+BIG, SMALL = (16, 32, 32), (16, 16, 16)
+
+
+def examples(host, *sizes: tuple[int, ...]) -> list[Example]:
+    draw = torch.Generator().manual_seed(3)
+    return [Example(torch.randn(size, generator=draw), [host.encode_text("a cat")]) for size in sizes]
+
+
+def make(host, config=RECIPE, **options) -> Trainer:
+    return Trainer(host, config, examples(host, BIG, BIG), **options)
+
+
+def with_memory(host, available: int, **options) -> None:
+    """Lets the host say that its device has so much memory. It stands for a card that this machine lacks."""
+    host.memory = lambda: Memory(available=available, **{"weights": 0, **options})
+
+
+def plan(host, config=RECIPE, sizes=(BIG,)):
+    return plan_for(host, config, sizes, host.encode_text("a cat"))
+
+
+class Refusing(TorchDispatchMode):
+    """Refuses the n-th tensor that an operation makes, as a card without memory would, and counts them."""
+
+    def __init__(self, refused: int | None = None) -> None:
+        super().__init__()
+        self.count, self.refused = 0, refused
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count += torch.is_tensor(result)
+        if torch.is_tensor(result) and self.count == self.refused:
+            raise torch.OutOfMemoryError("refused by the test")
+        return result
+
+
+# What is planned
+
+@pytest.mark.parametrize("config", [
+    replace(RECIPE, gradient_checkpointing="all"),
+    replace(RECIPE, gradient_checkpointing="none"),
+    replace(RECIPE, gradient_checkpointing="all", gradient_accumulation_steps=2),
+    replace(RECIPE, gradient_checkpointing="none", batch_size=2, adapter_dtype="bf16"),
+    replace(RECIPE, gradient_checkpointing="all", adapter="DoRA"),
+    replace(RECIPE, gradient_checkpointing="all", adapter="LoKr", target_modules="attention"),
+], ids=lambda c: f"{c.adapter} {c.gradient_checkpointing} {c.batch_size}×{c.gradient_accumulation_steps}")
+def test_a_step_takes_what_was_planned(host, patcher, config):
+    trainer = make(host, config)
+    live = Live([*patcher.model.diffusion_model.parameters(), *trainer.view.parameters()])
+    with live:
+        trainer._gradients()
+    assert trainer.plan.activations == pytest.approx(live.peak, rel=0.03)
+
+
+def test_what_is_left_of_the_memory_is_spent_on_blocks_that_are_not_computed_twice(host):
+    kept, (least, most) = [], rooms(host)
+    for available in (*range(least, most, (most - least) // 8), most):
+        with_memory(host, available)
+        made = plan(host)
+        assert made.room <= available
+        kept.append(len(made.kept[BIG]))
+    assert kept == sorted(kept)
+    assert kept[0] <= 1 and kept[-1] == 4, "the last block may be kept for nothing"
+
+
+def rooms(host) -> tuple[int, int]:
+    """What the slowest and the fastest plan need."""
+    with_memory(host, 10**12)
+    slow, fast = (plan(host, replace(RECIPE, gradient_checkpointing=how)).room for how in ("all", "none"))
+    return slow, fast
+
+
+def test_of_equal_blocks_the_last_are_kept(host):
+    least, most = rooms(host)
+    for available in range(least, most, (most - least) // 40):
+        with_memory(host, available)
+        if len(kept := plan(host).kept[BIG]) == 1:
+            assert kept in ({1}, {3})
+            return
+    raise AssertionError("no plan kept one block")
+
+
+def test_small_pictures_keep_more_than_large_ones(host):
+    with_memory(host, 10**12)
+    least = plan(host, replace(RECIPE, gradient_checkpointing="all")).room
+    with_memory(host, least + 1)
+    made = plan(host, sizes=(SMALL, BIG))
+    assert len(made.kept[SMALL]) > len(made.kept[BIG])
+
+
+def test_the_desktop_keeps_what_was_left_to_it(host):
+    least, most = rooms(host)
+    with_memory(host, most)
+    left = plan(host, replace(RECIPE, leave_free=(most - least) / 1e9))
+    assert left.room <= least < plan(host).room
+
+
+def test_a_batch_is_split_before_weights_are_fetched(host):
+    config = replace(RECIPE, batch_size=4)
+    with_memory(host, 10**12, streams=True)
+    whole, one = (plan(host, replace(c, gradient_checkpointing="all")).room for c in (config, RECIPE))
+    with_memory(host, one + (whole - one) // 2, streams=True)
+    made = plan(host, config)
+    assert made.rung.images in (1, 2) and not made.rung.streamed
+
+
+def test_weights_for_which_there_is_no_room_are_fetched(host):
+    with_memory(host, 10**12, streams=True)
+    least = plan(host, replace(RECIPE, gradient_checkpointing="all")).room
+    with_memory(host, int(least * 1.3), streams=True, weights=least)
+    made = plan(host)
+    assert made.rung.streamed and "are fetched for each step, which is slower" in made.sentence()
+
+
+def test_what_fits_in_no_way_is_refused_before_anything_is_loaded(host, monkeypatch):
+    monkeypatch.setattr(host, "load", lambda room: pytest.fail("it was loaded"))
+    least, most = rooms(host)
+    with_memory(host, 270_000_000)
+    with pytest.raises(DoesNotFit, match=r"This training needs 0\.3 GB of memory, and there are 0\.3 GB\. Use sm"):
+        make(host)
+    with_memory(host, (least + most) // 2)
+    with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to auto"):
+        make(host, replace(RECIPE, gradient_checkpointing="none"))
+
+
+def test_a_plan_says_what_goes_where(host):
+    with_memory(host, 2_000_000_000, weights=10**9)
+    assert plan(host).sentence() == (
+        "1.0 of 2.0 GB: weights 1.0, LoRA and optimizer 0.0, a step 0.0; keeping 4 of 4 blocks.")
+
+
+# What happens when there was less
+
+def weights_after(trainer: Trainer, steps: int = 2) -> list[torch.Tensor]:
+    for _ in range(steps):
+        trainer.step()
+    return [p.detach().clone() for p in trainer.params]
+
+
+def test_memory_that_runs_out_at_any_moment_of_the_gradients_changes_no_bit(host):
+    expected = weights_after(make(host))
+    counting, counted, told = Refusing(), make(host), []
+    with counting:
+        counted._gradients()
+    for refused in range(2, counting.count, counting.count // 10):
+        trainer = make(host, tell=lambda sentence, plan: told.append(sentence))
+        with Refusing(refused):
+            trainer._gradients()
+        assert len(trainer.plan.kept[BIG]) == 2, "a rung lower than 4"
+        assert all(map(torch.equal, weights_after(trainer), expected))
+    assert told[0].startswith("Memory ran out at step 1. The step is taken again in a way that needs less and takes "
+                              "longer: ")
+
+
+def test_a_split_batch_gives_the_same_gradients(host):
+    config = replace(RECIPE, batch_size=2, caption_dropout=0.5, preservation_weight=0.5)
+    whole, split = make(host, config), make(host, config)
+    split.plan = replace(split.plan, rungs=(replace(split.plan.rung, images=1),))
+    losses = whole._gradients().item(), split._gradients().item()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for one, other in zip(whole.params, split.params, strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_below_the_last_rung_the_training_ends_with_what_to_do(host):
+    trainer = make(host)
+    with pytest.raises(OutOfMemory, match=r"not enough memory for step 1.*Close other programs"):
+        for refused in range(20):
+            with Refusing(50):
+                trainer._lower(f"refused {refused}")
+
+
+def test_an_update_that_memory_tore_is_not_gone_on_with(host):
+    trainer = make(host)
+    trainer._gradients()
+    with pytest.raises(Torn, match="during the update of step 1"), Refusing(3):
+        trainer._update()
+
+
+def test_every_rung_gives_the_same_gradients(host):
+    trainer, found = make(host), []
+    for changes in ({}, {"in_ram": True}, {"holds": True}, {"in_ram": True, "holds": True}):
+        rung = replace(trainer.plan.rung, **changes)
+        trainer.plan = replace(trainer.plan, rungs=(rung,), kept={BIG: frozenset()} if changes else trainer.plan.kept)
+        trainer._gradients()
+        found.append([p.grad.clone() for p in trainer.params])
+    for grads in found[1:]:
+        assert all(map(torch.equal, grads, found[0]))

@@ -1,0 +1,117 @@
+"""Plans the memory of a recipe on a host, for the pictures and captions that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..lora.inject import inject
+from ..model.checkpointing import Blocks
+from ..model.host import Host, Text
+from ..model.memory import GB, Fixed, Plan, Size, plan
+from ..model.rehearsal import Rehearsal, Rehearsed
+from ..recipe.config import TrainConfig
+from ..recipe.optimizers import OPTIMIZERS
+from .objective import elementwise_loss, image_losses
+from .targets import layout
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The types for the choices of `adapter_dtype`."""
+_KNOWN: dict[Any, Rehearsed] = {}
+"""Steps that were rehearsed in this process, by all that their cost depends on."""
+MOST_KNOWN = 64
+MOST_AREAS = 4
+"""How many areas of pictures are rehearsed. Pictures of another area are planned as the next larger one."""
+KEPT_IN_32_BITS, BLOCK = 4096, 256
+"""bitsandbytes: the state of a tensor with fewer values than this has 32 bits; 8-bit state has a number of 32 bits for
+each block of so many values."""
+
+
+def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Text,
+             start: dict[str, Tensor] | None = None) -> Plan:
+    """Returns the plan for a recipe and pictures of these sizes, (C, H, W) in latent pixels, with captions as long as
+    `text`. Takes seconds and no memory of the device.
+
+    Raises DoesNotFit if nothing fits, and RuntimeError if the model has a block that cannot be trained."""
+    stand_ins = _areas(sizes)
+
+    @cache
+    def stage(streamed: bool) -> Stage:
+        return Stage(host, config, start, streamed)
+
+    @cache
+    def costs(size: Size, images: int, streamed: bool) -> Rehearsed:
+        return stage(streamed).step(size, images, text)
+
+    memory = host.memory()
+    left = int(max(0, memory.available - config.leave_free * GB))
+    made = plan(replace(memory, available=left), fixed(stage(False).params, config),
+                lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()}, config.batch_size,
+                checkpointing=config.gradient_checkpointing,
+                further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
+    return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
+                            for name in ("kept", "peaks", "flop")})
+
+
+def fixed(params: list[nn.Parameter], config: TrainConfig) -> Fixed:
+    """Returns what the adapter with these parameters needs whatever is trained."""
+    row, values = OPTIMIZERS[config.optimizer], sum(p.numel() for p in params)
+    small = sum(p.numel() for p in params if p.numel() < KEPT_IN_32_BITS) if row.eight_bit else values
+    state = row.moments * (4 * small + (values - small) * (1 + 4 / BLOCK))
+    own = sum(p.nbytes for p in params)
+    widened = 8 if config.adapter_dtype == "bf16" else 0
+    return Fixed(adapter=own, gradients=own, optimizer=int(0 if row.paged else state) + (4 * values if config.ema_decay
+                 else 0), update=(widened + 4) * values)
+
+
+class Stage:
+    """Rehearses steps of a recipe."""
+
+    def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
+        # Which layers module dropout leaves out depends on values, and a rehearsal has none.
+        config = replace(config, module_dropout=0.0)
+        self.host, self.config, self.about = host, config, (host.memory().weights, streamed)
+        self.view = host.blank(DTYPES[config.adapter_dtype], streamed=streamed)
+        self.params = inject(self.view, config, layout(self.view, config, host.family, start))
+        self.layers = (host.family.name, str(host.device), *(
+            (name, p.shape, p.dtype, p.requires_grad) for name, p in self.view.named_parameters()))
+        self.rehearsal = Rehearsal(self.view, Blocks(host.family.blocks(self.view)), host.device)
+
+    def step(self, size: Size, images: int, text: Text) -> Rehearsed:
+        """Returns what a forward and backward pass costs for so many images of one size, (C, H, W)."""
+        config = self.config
+        shapes = tuple((name, value.shape) for name, value in text.items() if torch.is_tensor(value))
+        key = (self.layers, self.about, size, images, shapes, config.adapter, config.loss, bool(config.dropout),
+               bool(config.rank_dropout))
+        if key not in _KNOWN:
+            if len(_KNOWN) >= MOST_KNOWN:
+                _KNOWN.pop(next(iter(_KNOWN)))
+            _KNOWN[key] = self._rehearsed(size, images, text)
+        return _KNOWN[key]
+
+    def _rehearsed(self, size: Size, images: int, text: Text) -> Rehearsed:
+        host = self.host
+
+        def loss() -> Tensor:
+            latents, noise = (torch.empty(images, *size, device=host.device) for _ in range(2))
+            sigmas, process = torch.empty(images, device=host.device), host.family.process
+            alike = {n: torch.empty_like(v, device="cpu") if torch.is_tensor(v) else v for n, v in text.items()}
+            noisy = process.add_noise(latents, noise, sigmas)
+            pred = host.predict(self.view, noisy, sigmas, [alike] * images, self.config.guidance)
+            target = process.target(latents, noise)
+            return image_losses(elementwise_loss(pred, target, sigmas, self.config)).mean()
+
+        return self.rehearsal.take(loss)
+
+
+def _areas(sizes: Collection[Size]) -> dict[Size, Size]:
+    """Returns for each size the one that is rehearsed for it: one as large, or the next larger one of a few."""
+    by_area = {size[-1] * size[-2]: size for size in sorted(sizes)}
+    areas = sorted(by_area, reverse=True)
+    chosen = areas if len(areas) <= MOST_AREAS else [areas[i * len(areas) // MOST_AREAS] for i in range(MOST_AREAS)]
+    return {size: by_area[min(area for area in chosen if area >= size[-1] * size[-2])] for size in sizes}
