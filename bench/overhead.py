@@ -22,10 +22,11 @@ SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=64, context_in_dim=64, 
              num_heads=1, depth=19, depth_single_blocks=38, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
 CASES = {
-    "fp32, every block recomputed": ("float32", {}),
-    "fp32, none recomputed": ("float32", {"gradient_checkpointing": False}),
-    "bf16, every block recomputed": ("bfloat16", {}),
-    "fp32, character, every block recomputed": ("float32", {"target_modules": "character"}),
+    "fp32, every block recomputed": ("float32", {"gradient_checkpointing": "all"}),
+    "fp32, none recomputed": ("float32", {"gradient_checkpointing": "none"}),
+    "bf16, every block recomputed": ("bfloat16", {"gradient_checkpointing": "all"}),
+    "fp32, character, every block recomputed": ("float32", {"gradient_checkpointing": "all",
+                                                            "target_modules": "character"}),
 }
 
 
@@ -35,7 +36,7 @@ def trainer_of(path: Path, dtype: str, recipe: dict):
     from livelora.trainer.recipe.config import TrainConfig
     from livelora.trainer.training.trainer import Trainer
 
-    host = host_of(path)
+    host = host_of(path, dtype=getattr(torch, dtype))
     share_weights(host._live)
     host.dtype = getattr(torch, dtype)
     config = TrainConfig(steps=1000, rank=4, optimizer="AdamW", learning_rate=1e-4, **recipe)
@@ -56,7 +57,11 @@ def calls(work) -> collections.Counter[str]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Counted(TorchDispatchMode):
-        names: collections.Counter[str] = collections.Counter()
+        names: collections.Counter[str]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.names = collections.Counter()
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             self.names[func.overloadpacket.__name__] += 1
@@ -78,7 +83,7 @@ def milliseconds(work, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--names", action="store_true")
     options = parser.parse_args()

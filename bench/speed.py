@@ -106,7 +106,7 @@ def conditioning(shape: dict = SHAPE, tokens: int = TEXT_TOKENS):
             torch.randn(1, shape["vec_in_dim"], generator=draw))
 
 
-def host_of(path: Path):
+def host_of(path: Path, **options):
     """Our host of a checkpoint, without text encoders: the conditioning is given."""
     import comfy.sd
     import torch
@@ -114,7 +114,7 @@ def host_of(path: Path):
     from livelora.trainer.comfy.host import ComfyHost
 
     with torch.inference_mode():
-        patcher = comfy.sd.load_diffusion_model(str(path))
+        patcher = comfy.sd.load_diffusion_model(str(path), model_options=options)
     host = ComfyHost.__new__(ComfyHost)
     host._patcher, host._base, host._live = patcher, patcher.model, patcher.model.diffusion_model
     host.device, host.dtype = patcher.load_device, patcher.model.get_dtype_inference()
@@ -142,7 +142,7 @@ def livelora(path: Path, steps: int, clock: Clock) -> None:
     from livelora.trainer.training import trainer as loop
 
     host, example = host_of(path), example_of()
-    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
+    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4, gradient_checkpointing="all")
     make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 
     def train() -> None:

@@ -155,8 +155,8 @@ class ComfyHost:
             return self._forward(view, noisy, sigmas, texts, guidance)
         parts: list[Tensor] = [noisy] * len(texts)
         for indices in groups:
-            of_group = [torch.stack([whole[i] for i in indices]) for whole in (noisy, sigmas)]
-            pred = self._forward(view, *of_group, [texts[i] for i in indices], guidance)
+            latents, levels = (torch.stack([whole[i] for i in indices]) for whole in (noisy, sigmas))
+            pred = self._forward(view, latents, levels, [texts[i] for i in indices], guidance)
             for place, index in enumerate(indices):
                 parts[index] = pred[place]
         return torch.stack(parts)

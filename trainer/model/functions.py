@@ -30,9 +30,10 @@ class Matrices(NamedTuple):
     b_t: Tensor
 
     @classmethod
+    @torch.no_grad()
     def of(cls, lora_a: Tensor, lora_b: Tensor, dtype: torch.dtype) -> Matrices:
         """Returns A and B, cast where they are of another dtype."""
-        a, b = lora_a.detach().to(dtype), lora_b.detach().to(dtype)
+        a, b = lora_a.to(dtype), lora_b.to(dtype)
         return cls(a, b, a.T, b.T)
 
 

@@ -131,9 +131,15 @@ class FrozenNorm(nn.Module):
             keeps = x.requires_grad and torch.is_grad_enabled()
             return F.layer_norm(x.clone() if keeps else x, self._shape, weight, bias, self._eps)
         if x.device.type not in HAVE_RMS_NORM and len(self._shape) == 1:
-            return RmsNorm.apply(x, *self._copies.of((self, x.dtype), lambda: self._scale(x)))
+            return self._rms_norm(x)
         weight, _ = self._copies.of((self, x.dtype), lambda: self._weights(x))
         return F.rms_norm(x, self._shape, weight, self._eps)
+
+    def _rms_norm(self, x: Tensor) -> Tensor:
+        exact, width = exactly(x.dtype), self._shape[0]
+        least = (width * (torch.finfo(exact).eps if self._eps is None else self._eps)) ** 0.5
+        return RmsNorm.apply(x, self._copies.of((self, x.dtype), lambda: self._scale(x)),
+                             self._copies.of((least, exact), lambda: x.new_full((), least, dtype=exact)))
 
     def _weights(self, like: Tensor) -> list[Tensor | None]:
         weight, bias, release, _ = self.lender(like)
@@ -142,14 +148,15 @@ class FrozenNorm(nn.Module):
         release()
         return copies
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns w √D (D,) and √(D ε), in fp32 at least."""
+    @torch.no_grad()
+    def _scale(self, like: Tensor) -> Tensor:
+        """Returns w √D (D,), in fp32 at least."""
         weight, _, release, _ = self.lender(like)
-        width, exact = self._shape[0], exactly(like.dtype)
-        eps = torch.finfo(exact).eps if self._eps is None else self._eps
-        scale = (like.new_ones(width, dtype=exact) if weight is None else weight.detach().to(exact)) * width**0.5
+        exact = exactly(like.dtype)
+        wide = weight if weight is None or weight.dtype == exact else weight.to(exact)
+        scale = (like.new_ones(self._shape, dtype=exact) if wide is None else wide) * self._shape[0] ** 0.5
         release()
-        return scale, like.new_full((), (width * eps) ** 0.5, dtype=exact)
+        return scale
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -86,7 +86,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor):
         there = ctx.rotation  # it is the same for all heads, so that turning it round takes next to no time
-        back = there.conj().resolve_conj() if there.is_complex() else there.mT.contiguous()
+        back = there.conj_physical() if there.is_complex() else there.mT.contiguous()
         return *_turned(grads[0], grads[1], back), None
 
 
