@@ -71,7 +71,17 @@ def start_comfyui() -> None:
     args.cpu = True
 
 
-def checkpoint(path: Path) -> None:
+def start_package() -> None:
+    """ComfyUI's modules and ours."""
+    start_comfyui()
+    import types
+
+    package = types.ModuleType("livelora")
+    package.__path__ = [str(ROOT)]
+    sys.modules["livelora"] = package
+
+
+def checkpoint(path: Path, shape: dict, dtype: str = "float32") -> None:
     """A FLUX.1 checkpoint with random weights."""
     start_comfyui()
     import comfy.ldm.flux.model
@@ -79,52 +89,60 @@ def checkpoint(path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    flux = comfy.ldm.flux.model.Flux(dtype=torch.float32, operations=comfy.ops.manual_cast, **SHAPE)
+    flux = comfy.ldm.flux.model.Flux(dtype=torch.float32, operations=comfy.ops.manual_cast, **shape)
     draw, state = torch.Generator().manual_seed(0), {}
     for name, value in flux.state_dict().items():
         scale = 0.02 if value.ndim == 1 else value.shape[1] ** -0.5
         state[name] = torch.randn(value.shape, generator=draw) * scale + (1.0 if "norm" in name else 0.0)
-    save_file(state, path)
+    save_file({name: value.to(getattr(torch, dtype)) for name, value in state.items()}, path)
 
 
-def conditioning():
+def conditioning(shape: dict = SHAPE, tokens: int = TEXT_TOKENS):
     """One text, as CLIPTextEncode would give it."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
-    return (torch.randn(1, TEXT_TOKENS, SHAPE["context_in_dim"], generator=draw),
-            torch.randn(1, SHAPE["vec_in_dim"], generator=draw))
+    return (torch.randn(1, tokens, shape["context_in_dim"], generator=draw),
+            torch.randn(1, shape["vec_in_dim"], generator=draw))
 
 
-def livelora(path: Path, steps: int, clock: Clock) -> None:
-    """Ours, every block recomputed, in a thread, as the job does it."""
-    start_comfyui()
-    import types
-
-    package = types.ModuleType("livelora")
-    package.__path__ = [str(ROOT)]
-    sys.modules["livelora"] = package
-    import bitsandbytes  # noqa: F401
+def host_of(path: Path, **options):
+    """Our host of a checkpoint, without text encoders: the conditioning is given."""
     import comfy.sd
-    import diffusers.optimization  # noqa: F401
-    import peft  # noqa: F401
     import torch
     from livelora.trainer.comfy.families.flux1 import FLUX1
     from livelora.trainer.comfy.host import ComfyHost
-    from livelora.trainer.recipe.config import TrainConfig
-    from livelora.trainer.training import trainer as loop
-    from livelora.trainer.training.example import Example
 
     with torch.inference_mode():
-        patcher = comfy.sd.load_diffusion_model(str(path))
-    host = ComfyHost.__new__(ComfyHost)  # no text encoders here: the conditioning is given
+        patcher = comfy.sd.load_diffusion_model(str(path), model_options=options)
+    host = ComfyHost.__new__(ComfyHost)
     host._patcher, host._base, host._live = patcher, patcher.model, patcher.model.diffusion_model
     host.device, host.dtype = patcher.load_device, patcher.model.get_dtype_inference()
     host.family = FLUX1
     host.load(0)
-    context, pooled = conditioning()
-    example = Example(torch.randn(16, LATENT, LATENT), [{"cond": context, "pooled_output": pooled}])
-    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4)
+    return host
+
+
+def example_of(shape: dict = SHAPE, latent: int = LATENT, tokens: int = TEXT_TOKENS):
+    """A random picture and the text."""
+    import torch
+    from livelora.trainer.training.example import Example
+
+    context, pooled = conditioning(shape, tokens)
+    return Example(torch.randn(16, latent, latent), [{"cond": context, "pooled_output": pooled}])
+
+
+def livelora(path: Path, steps: int, clock: Clock) -> None:
+    """Ours, every block recomputed, in a thread, as the job does it."""
+    start_package()
+    import bitsandbytes  # noqa: F401
+    import diffusers.optimization  # noqa: F401
+    import peft  # noqa: F401
+    from livelora.trainer.recipe.config import TrainConfig
+    from livelora.trainer.training import trainer as loop
+
+    host, example = host_of(path), example_of()
+    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4, gradient_checkpointing="all")
     make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 
     def train() -> None:
@@ -256,7 +274,7 @@ def main() -> None:
     if options.engine:
         work(options.engine, options.checkpoint, options.steps)
     elif options.checkpoint:
-        checkpoint(options.checkpoint)
+        checkpoint(options.checkpoint, SHAPE)
     else:
         report(compare(options.rounds, options.steps))
 

@@ -146,6 +146,35 @@ def test_the_average_is_what_is_saved_and_measured(trainer, example):
     assert all(a.equal(b) for a, b in zip(raw, one.params, strict=True))
 
 
+class OnDevice(torch.Tensor):
+    """Stands for a tensor on a GPU: reading it would wait for all that the GPU has yet to do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        assert func not in (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.__bool__, torch.Tensor.__float__)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_nobody_waits_for_the_device_within_a_step(trainer, example, host, monkeypatch):
+    one = trainer([replace(example, mask=torch.ones(8, 8), preserved=example.texts[0])], gradient_accumulation_steps=2,
+                  preservation_weight=0.5, loss="huber", huber_schedule="snr")
+    predict = host.predict
+    monkeypatch.setattr(host, "predict", lambda *a: predict(*a).as_subclass(OnDevice))
+    loss = one._gradients()
+    assert type(loss) is OnDevice and loss.shape == () and not loss.requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_one_bad_micro_batch_changes_nothing(trainer, example, host, monkeypatch, bad):
+    one = trainer([example], gradient_accumulation_steps=3)
+    one.step()
+    before = [p.detach().clone() for p in one.params]
+    predict, calls = host.predict, iter(range(3))
+    monkeypatch.setattr(host, "predict", lambda *a: predict(*a) * (bad if next(calls) == 1 else 1))
+    assert one.step().skipped
+    assert all(a.equal(b) for a, b in zip(before, one.params, strict=True))
+
+
 @pytest.fixture
 def dataset(tmp_path):
     folder = tmp_path / "images"

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from ..disk.packages import require
 from ..lora.formats import write
 from ..model.host import Sampler, Text
+from ..model.lending import Weight
 from ..model.memory import Memory, Size
-from ..model.view import Weight, build_view, is_linear
+from ..model.transfer import moved
+from ..model.view import build_view, is_linear
 from .families import FAMILIES, family_of
 from .sampling import draw, is_loaded
 from .text import by_length, encode_text, side_by_side
@@ -165,9 +167,13 @@ class ComfyHost:
 
     def predict(self, view: nn.Module, noisy: Tensor, sigmas: Tensor, texts: list[Text], guidance: float) -> Tensor:
         """Runs one forward for each text length in the batch, because captions are never padded to each other."""
+        groups = by_length(texts)
+        if len(groups) == 1:
+            return self._forward(view, noisy, sigmas, texts, guidance)
         parts: list[Tensor] = [noisy] * len(texts)
-        for indices in by_length(texts):
-            pred = self._forward(view, noisy[indices], sigmas[indices], [texts[i] for i in indices], guidance)
+        for indices in groups:
+            latents, levels = (torch.stack([whole[i] for i in indices]) for whole in (noisy, sigmas))
+            pred = self._forward(view, latents, levels, [texts[i] for i in indices], guidance)
             for place, index in enumerate(indices):
                 parts[index] = pred[place]
         return torch.stack(parts)
@@ -178,7 +184,7 @@ class ComfyHost:
                                             **side_by_side(texts, self.family.text_parts, self.device))
         size = {"batch_size": len(texts), "device": self.device}
         values = {name: condition.process_cond(**size).cond for name, condition in conditions.items()}
-        values = {n: v.to(self.device, self.dtype) if v.is_floating_point() else v for n, v in values.items()}
+        values = {n: moved(v, self.device).to(self.dtype) if v.is_floating_point() else v for n, v in values.items()}
         context = values.pop("c_crossattn")
         pred = view(noisy.to(self.dtype), sigmas.float(), context=context,
                     transformer_options=self.family.options(view), **values)
@@ -220,6 +226,8 @@ def fetch(live: Any, like: Tensor) -> Weight:
     ComfyUI would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
         return Weight(None, None, _nothing)
+    if _is_plain(live, like):
+        return Weight(live.weight, live.bias if "bias" in live._parameters else None, _nothing)
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
         weight, bias = live.cast_bias_weight(like)
         return Weight(weight, bias, _nothing)
@@ -243,6 +251,17 @@ def blank(streamed: bool, live: Any, like: Tensor) -> Weight:
     made = streamed or type(live.weight) not in (Tensor, nn.Parameter) or live.weight.dtype != like.dtype
     bias = None if getattr(live, "bias", None) is None else like.new_empty(1).expand(shape[0])
     return Weight(like.new_empty(shape) if made else like.new_empty(1).expand(shape), bias, _nothing)
+
+
+def _is_plain(live: Any, like: Tensor) -> bool:
+    """Returns whether the weight of a module is used just as it lies in memory, as `cast_bias_weight` would find out in
+    ten times as long."""
+    params, others = live._parameters, live.__dict__
+    return (all(param is None or (type(param) is nn.Parameter and param.dtype == like.dtype
+                                  and param.device == like.device) for param in params.values())
+            and params.keys() <= {"weight", "bias"} and not live._buffers and "_v" not in others
+            and "pre_quant_scale" not in others and not hasattr(type(live), "cast_bias_weight")
+            and not getattr(live, "weight_function", True) and not getattr(live, "bias_function", True))
 
 
 def _dequantize_4bit(live: Any, like: Tensor) -> Weight:

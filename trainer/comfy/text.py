@@ -11,6 +11,7 @@ import comfy.sd
 import torch
 
 from ..model.host import Text
+from ..model.transfer import moved
 from .interrupts import translated
 from .tokens import check_length, tokenize
 
@@ -35,4 +36,5 @@ def by_length(texts: list[Text]) -> list[list[int]]:
 
 def side_by_side(texts: list[Text], parts: tuple[str, ...], device: torch.device) -> dict[str, Any]:
     """Joins those parts of texts of equal length into one batch, under the names that `extra_conds` knows."""
-    return {"cross_attn" if name == "cond" else name: torch.cat([t[name] for t in texts]).to(device) for name in parts}
+    return {"cross_attn" if name == "cond" else name: moved(torch.cat([t[name] for t in texts]), device)
+            for name in parts}

@@ -64,8 +64,7 @@ class Job:
         self.cut_short = 0
         """How often the job ended before its time in this process."""
         self._source: Callable[[], Lora | None] | None = None
-        self._asked: set[str] = set()
-        """The actions ("save", "export", "sample") that are to be done once, after the step under way."""
+        self._asked: set[str] = set()  # the actions that are to be done once, after the step under way
 
     def lora(self, which: Which | int) -> Lora | None:
         """Returns the LoRA as it is now, the one with the lowest held-out loss if that was measured, or that of a step

@@ -73,12 +73,14 @@ class Adapted:
         self.layer, self.enabled = layer, True
         self._module_dropout, self._peft = settings.module_dropout, type(layer).forward.__get__(layer)
         self._reads_weights = kind.reads_weights
-        self._own = None if settings.dropout or settings.rank_dropout else kind.forward
+        self._run = self._pefts
+        if kind.forward and not (settings.dropout or settings.rank_dropout):
+            self._run = kind.forward(layer)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.enabled or self._left_out():
             return self.layer.base_layer(x)
-        return self._own(self.layer, x) if self._own else self._pefts(x)
+        return self._run(x)
 
     def _left_out(self) -> bool:
         return self._module_dropout > 0 and self.layer.training and torch.rand(()).item() < self._module_dropout

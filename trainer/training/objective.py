@@ -94,5 +94,5 @@ def image_losses(loss: Tensor, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return loss.mean((1, 2, 3))
     area = weights.sum((1, 2))
-    assert area.all(), "an image without any weight has no mean loss"
+    assert area.device.type != "cpu" or area.all(), "an image without any weight has no mean loss"  # a GPU would wait
     return (loss.mean(1) * weights).sum((1, 2)) / area

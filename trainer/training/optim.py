@@ -50,9 +50,11 @@ def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.o
 def _made(name: str, row: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.optim.Optimizer:
     if WINDOWS and row.paged:
         raise NotImplementedError("Windows does not page a GPU's memory, and forbids the CPU to read it meanwhile")
-    optimizer = getattr(require(row.module), name)
+    optimizer, device = getattr(require(row.module), name), groups[0]["params"][0].device
     if row.instead:
-        _try_out(optimizer, options, groups[0]["params"][0].device)
+        _try_out(optimizer, options, device)
+    if row.module == "torch.optim":  # all parameters in a few calls: in one kernel, or operator by operator
+        options["fused" if device.type == "cuda" else "foreach"] = True
     return optimizer(groups, **options)
 
 

@@ -35,14 +35,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str,
     It does not use `load_state_dict`, which rounds fp32 state to the type of bf16 parameters. Raises RuntimeError if
     the state is another optimizer's, ValueError if it belongs to other groups or parameters."""
     _check_fit(optimizer, numbers)
-    for index, param in enumerate(_params(optimizer)):
-        own = {n: _placed(optimizer, param, n, t) for n, t in _named(f"param.{index}.", tensors).items()}
-        if values := own | numbers["params"][index]:
-            optimizer.state[param] = values
     for index, group in enumerate(optimizer.param_groups):
         group.update(numbers["groups"][index])
         for name, value in _named(f"group.{index}.", tensors).items():
             group[name] = value.to(group["params"][0].device, copy=True)
+    fused = [group.get("fused") for group in optimizer.param_groups for _ in group["params"]]
+    for index, param in enumerate(_params(optimizer)):
+        own = {n: _placed(optimizer, param, n, t, fused[index]) for n, t in _named(f"param.{index}.", tensors).items()}
+        if values := own | numbers["params"][index]:
+            optimizer.state[param] = values
 
 
 def schedule_state(scheduler: LambdaLR) -> dict[str, Any]:
@@ -79,10 +80,10 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _placed(optimizer: Any, param: nn.Parameter, name: str, value: Tensor) -> Tensor:
+def _placed(optimizer: Any, param: nn.Parameter, name: str, value: Tensor, fused: bool | None) -> Tensor:
     """Returns a copy of a saved tensor where the optimizer expects it."""
-    if name == "step":
-        return value.clone()  # torch's optimizers count on the CPU, so that no step waits for the GPU
+    if name == "step" and not fused:
+        return value.clone()  # torch's optimizers count on the CPU, so that no step waits for the GPU; fused ones on it
     if name in PAGED and getattr(optimizer, "is_paged", False):
         return optimizer.get_state_buffer(param, dtype=value.dtype).copy_(value)
     return value.to(param.device, copy=True)

@@ -18,6 +18,7 @@ from ..model.memory import GB, Fixed, Memory, Plan, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS
+from .example import Example
 from .objective import elementwise_loss, image_losses
 from .targets import layout
 
@@ -58,6 +59,16 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
                     further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
     return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
                             for name in ("kept", "peaks", "flop")})
+
+
+def plan_of(host: Host, config: TrainConfig, examples: Sequence[Example],
+            start: dict[str, Tensor] | None = None) -> Plan:
+    """Returns the plan for examples: for the sizes of their latents, and the longest of their texts. Raises what
+    `plan_for` raises."""
+    sizes = {tuple(latents.shape) for e in examples for latents in (e.latents, *(other for other, _ in e.others))}
+    texts = [text for e in examples for text in (*e.texts, e.blank, e.preserved) if text is not None]
+    longest = max(texts, key=lambda text: sum(v.numel() for v in text.values() if torch.is_tensor(v)))
+    return plan_for(host, config, sizes, longest, start)
 
 
 def plan_before(host: Host, config: TrainConfig, items: Sequence[Item], start: dict[str, Tensor] | None = None,

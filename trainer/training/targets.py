@@ -16,7 +16,8 @@ from ..lora.kinds import KINDS
 from ..lora.layers import adapter_kind, is_stuck, kind_of, layers
 from ..lora.tensors import from_lora, layout_of
 from ..model.family import Family
-from ..model.view import Weight, build_view
+from ..model.lending import Weight
+from ..model.view import build_view
 from ..recipe.config import TrainConfig
 
 OWN = ("init", "alpha", "target_modules", "target_regex", "block_ranks")

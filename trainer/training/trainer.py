@@ -20,6 +20,8 @@ from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
 from ..model.memory import Plan, is_out_of_memory
 from ..model.resident import Resident
+from ..model.transfer import moved
+from ..model.view import copied_once
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator, seeded
 from .averaging import Averaged
@@ -27,7 +29,7 @@ from .batches import Batches
 from .example import Example
 from .objective import elementwise_loss, image_losses, mask_weights, normals, sigmas_of, stratified_normals
 from .optim import make_lr_scheduler, make_optimizer
-from .planning import DTYPES, plan_for
+from .planning import DTYPES, plan_of
 from .rounding import rounded_step
 from .targets import layout, param_groups
 from .update import whole_or_not_at_all
@@ -75,7 +77,7 @@ class Trainer:
         (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. Raises
         ValueError if the recipe or the start does not fit the model, or the training does not fit the memory."""
         self.host, self.config, self.examples, self._tell = host, config, examples, tell
-        self.plan = plan_for(host, config, _sizes(examples), _longest(examples), start)
+        self.plan = plan_of(host, config, examples, start)
         self.model = Resident(host, lambda: self.plan.room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
@@ -127,7 +129,8 @@ class Trainer:
         """Takes the next step and returns its loss, the norm of its gradient before clipping, and whether it was
         skipped. If it raises, nothing but gradients has changed."""
         loss = self._gradients()
-        norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm or math.inf).item()
+        norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm or math.inf).to(loss)
+        loss, norm = torch.stack((loss, norm)).tolist()  # nothing before this waits for the device
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if not skipped:
             with whole_or_not_at_all(self.params, self.optimizer, self.averaged):
@@ -135,11 +138,12 @@ class Trainer:
                 self.averaged.update()
         return loss, norm, skipped
 
-    def _gradients(self) -> float:
-        """Computes the gradients of the next step and returns its mean loss. It can be called again."""
+    def _gradients(self) -> Tensor:
+        """Computes the gradients of the next step and returns its mean loss, on the device. It can be called again."""
         self.optimizer.zero_grad()
         count = self.config.gradient_accumulation_steps
-        return sum(self._micro_batch(self.steps_done * count + k) for k in range(count)) / count
+        with copied_once(self.view):
+            return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)]).mean()
 
     def _lower(self, error: str) -> None:
         """Takes the plan one rung down. Raises OutOfMemory if there is none below."""
@@ -170,28 +174,27 @@ class Trainer:
                             f"{MOST_SKIPPED} steps in a row. Lower the learning rate (it was {rate:g}) and train "
                             "again.")
 
-    def _micro_batch(self, k: int) -> float:
-        """Adds the gradients of micro-batch k and returns its mean loss."""
-        config = self.config
+    def _micro_batch(self, k: int) -> Tensor:
+        """Adds the gradients of micro-batch k and returns its mean loss, on the device: nobody waits for it."""
         chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
         latents = torch.stack([e.latents for e in chosen])
-        draw = generator(config.seed, "micro-batch", k)
+        draw = generator(self.config.seed, "micro-batch", k)
         tokens = self.host.family.tokens(latents[0, 0].numel())
-        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, config, self.host.family.process)
+        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, self.config, self.host.family.process)
         noise = torch.randn(latents.shape, generator=draw)
-        weights = torch.tensor([e.weight for e in chosen], device=self.host.device)
+        weights = moved(torch.tensor([e.weight for e in chosen]), self.host.device)
         texts, masks = self._texts(chosen, k), self._masks(chosen)
         self._follow_plan(tuple(latents.shape[1:]))
-        total, asked = 0.0, sum(e.preserved is not None for e in chosen)
+        total, asked = torch.zeros_like(weights[0]), sum(e.preserved is not None for e in chosen)
         with self._own_randomness(k):
             for part in self._parts(len(chosen)):
                 losses = self.losses(latents[part], noise[part], sigmas[part], texts[part],
                                      None if masks is None else masks[part])
                 self._backward((weights[part] * losses).sum() / len(chosen))
-                total += (weights[part].abs() * losses).sum().item()
-                if config.preservation_weight:
+                total = total + (weights[part].abs() * losses.detach()).sum()
+                if self.config.preservation_weight:
                     drift = self._drift(latents[part], noise[part], sigmas[part], chosen[part])
-                    self._backward(config.preservation_weight * drift / max(1, asked))
+                    self._backward(self.config.preservation_weight * drift / max(1, asked))
         return total / len(chosen)
 
     def _follow_plan(self, size: tuple[int, ...]) -> None:
@@ -239,7 +242,7 @@ class Trainer:
             return None
         whole = torch.ones(chosen[0].latents.shape[1:])
         masks = torch.stack([whole if e.mask is None else e.mask for e in chosen])
-        return mask_weights(masks, self.config.unmasked_weight).to(self.host.device)
+        return moved(mask_weights(masks, self.config.unmasked_weight), self.host.device)
 
     @contextlib.contextmanager
     def _own_randomness(self, k: int) -> Iterator[None]:
@@ -254,7 +257,7 @@ class Trainer:
                masks: Tensor | None = None) -> Tensor:
         """Returns the recipe's loss (B,) of noised latents. Latents and noise (B, C, H, W) and sigmas (B,) are on the
         CPU, masks (B, H, W) are on the device."""
-        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t, self.host.device) for t in (latents, noise, sigmas))
         pred, target = self._predict(latents, noise, sigmas, texts), self.host.family.process.target(latents, noise)
         return image_losses(elementwise_loss(pred, target, sigmas, self.config), masks)
 
@@ -265,7 +268,7 @@ class Trainer:
         if not texts:
             return torch.zeros(())
         asked = [i for i, e in enumerate(chosen) if e.preserved is not None]
-        latents, noise, sigmas = (t[asked].to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t[asked], self.host.device) for t in (latents, noise, sigmas))
         with torch.no_grad(), disabled(self.view):
             kept = self._predict(latents, noise, sigmas, texts)
         pred = self._predict(latents, noise, sigmas, texts)
@@ -278,7 +281,7 @@ class Trainer:
     @torch.no_grad()
     def errors(self, latents: Tensor, noise: Tensor, sigmas: Tensor, texts: list[Text]) -> Tensor:
         """Returns the mean squared error (B,), whatever the recipe's loss, of the averaged adapter without dropout."""
-        latents, noise, sigmas = (t.to(self.host.device) for t in (latents, noise, sigmas))
+        latents, noise, sigmas = (moved(t, self.host.device) for t in (latents, noise, sigmas))
         with self.averaged.in_effect(), without_dropout(self.view):
             pred = self._predict(latents, noise, sigmas, texts)
         return (pred - self.host.family.process.target(latents, noise)).square().mean((1, 2, 3))
@@ -291,14 +294,3 @@ class Trainer:
         """Returns the LoRA as it is now, for ComfyUI's loader, as a copy on the CPU."""
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)
-
-
-def _sizes(examples: Sequence[Example]) -> set[tuple[int, ...]]:
-    """Returns the shapes of all latents."""
-    return {tuple(latents.shape) for e in examples for latents in (e.latents, *(other for other, _ in e.others))}
-
-
-def _longest(examples: Sequence[Example]) -> Text:
-    """Returns the text with the most values."""
-    texts = [text for e in examples for text in (*e.texts, e.blank, e.preserved) if text is not None]
-    return max(texts, key=lambda text: sum(v.numel() for v in text.values() if torch.is_tensor(v)))

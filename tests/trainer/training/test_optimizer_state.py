@@ -99,6 +99,27 @@ def test_going_on_from_files_is_never_having_stopped(name, dtype, step, tmp_path
     assert not any(map(torch.equal, halfway, straight.params)) or name == "Prodigy"  # whose bf16 is coarser than d
 
 
+@pytest.mark.parametrize("kernels", [{"fused": True}, {"foreach": None}, {"foreach": True}])
+def test_it_goes_on_with_the_kernels_that_it_began_with(kernels, tmp_path):
+    """Fused ones, as on a GPU, round in another way. Versions before did not ask for any."""
+    def made() -> Run:
+        run = Run(config("AdamW"), torch.float32, plain)
+        groups = [{"params": g["params"], "lr": g["initial_lr"]} for g in run.optimizer.param_groups]
+        run.optimizer = torch.optim.AdamW(groups, **kernels)
+        run.schedule = make_lr_scheduler(run.optimizer, config("AdamW"))
+        return run
+
+    straight = made()
+    straight.train(3)
+    straight.save(tmp_path)
+    straight.train(3)
+    resumed = Run(config("AdamW"), torch.float32, plain)
+    resumed.load(tmp_path)
+    resumed.train(3)
+    assert all(map(torch.equal, resumed.params, straight.params))
+    assert [resumed.optimizer.param_groups[0][name] for name in kernels] == [*kernels.values()]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_state_is_needed(name, tmp_path):
     """Else the test above could not fail."""

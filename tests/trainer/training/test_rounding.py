@@ -38,6 +38,28 @@ def test_not_a_number_stays_so_whatever_its_bits():
     assert stochastic_round(nans.repeat(1000), generator(3)).isnan().all()
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_each_of_the_values_that_are_drawn_at_once_is_rounded_by_all_bits(place):
+    """Four values share a draw. Of 20,000, with one bit of the noise stuck, at least a quarter would go another way."""
+    shares = torch.arange(1, 16) / 16
+    for share in shares.tolist():
+        x = torch.full((20_000, 4), 1.0 + share * 2**-7)
+        rounded = stochastic_round(x, generator(12, str(share)))[:, place]
+        assert binomtest(int((rounded > 1).sum()), len(x), share).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 0])
+def test_any_number_of_values_is_rounded(count):
+    assert stochastic_round(torch.ones(count), generator(13)).equal(torch.ones(count, dtype=torch.bfloat16))
+
+
+def test_nothing_is_drawn_from_pytorchs_own_generator():
+    param, optimizer = sgd(1.0, torch.bfloat16)
+    param.grad, before = torch.ones_like(param), torch.get_rng_state()
+    rounded_step(optimizer, generator(14))
+    assert torch.get_rng_state().equal(before)
+
+
 def test_the_same_generator_rounds_the_same_and_another_does_not():
     x = torch.rand(1000, generator=generator(4))
     once, again, other = (stochastic_round(x, generator(5, "round", k)) for k in (1, 1, 2))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import comfy.ldm.flux.math
 import comfy.ldm.modules.attention
 import comfy.model_base
 import comfy.text_encoders.flux
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.family import Family, Layer, Preset
+from ...model.functions import exactly
 from ...model.process import Flow
 
 LAYERS = (
@@ -75,6 +77,36 @@ LEAST_TOKENS = 256
 """ComfyUI pads captions for T5 to at least so many tokens."""
 
 
+class _Rotate(torch.autograd.Function):
+    """Turns each pair of values in queries and keys (B, H, L, D) by the angle of its token. Nothing of them is kept,
+    because gradients are turned back by the same angles."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.rotation = rotation
+        return _turned(q, k, rotation)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        there = ctx.rotation  # it is the same for all heads, so that turning it round takes next to no time
+        back = there.conj_physical() if there.is_complex() else there.mT.contiguous()
+        return *_turned(grads[0], grads[1], back), None
+
+
+def _turned(q: Tensor, k: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns queries and keys turned by complex numbers (B, 1, L, D/2), or by matrices (B, 1, L, D/2, 2, 2) with
+    ComfyUI's own kernel."""
+    if not rotation.is_complex():
+        return comfy.ldm.flux.math.apply_rope(q.contiguous(), k.contiguous(), rotation)
+    return _turned_as_numbers(q, rotation), _turned_as_numbers(k, rotation)
+
+
+def _turned_as_numbers(x: Tensor, rotation: Tensor) -> Tensor:
+    exact = exactly(x.dtype)
+    values = x.to(exact) if x.stride(-1) == 1 else x.to(exact).contiguous()
+    return (values.view(exact.to_complex()) * rotation).view(exact).to(x.dtype)
+
+
 class RotaryAttention:
     """Computes attention with rotary positions (Su et al. 2021, arXiv:2104.09864) differentiably, for one forward and
     its recomputation. It keeps the positions of that forward's tokens.
@@ -92,19 +124,21 @@ class RotaryAttention:
         return {"patches": {"post_input": [self._take_positions]}, "optimized_attention_override": self._attend}
 
     def _take_positions(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        matrices = self._embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=1))
-        self._rotation = torch.complex(matrices[..., 0, 0].contiguous(), matrices[..., 1, 0].contiguous())
+        self._rotation = rotation_of(self._embed(torch.cat((inputs["txt_ids"], inputs["img_ids"]), dim=1)))
         return {**inputs, "img_ids": None}
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Turns each pair of values in (B, H, L, D) by the angle of its token."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * self._rotation).flatten(-2).to(x.dtype)
 
     def _attend(self, _, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Runs PyTorch's attention on the rotated queries and keys. The other kinds of attention have no backward."""
-        pytorch = comfy.ldm.modules.attention.attention_pytorch
-        return pytorch(self._rotate(q), self._rotate(k), v, *args, **kwargs)
+        q, k = _Rotate.apply(q, k, self._rotation)
+        return comfy.ldm.modules.attention.attention_pytorch(q, k, v, *args, **kwargs)
+
+
+def rotation_of(matrices: Tensor) -> Tensor:
+    """Returns the rotation that matrices (B, 1, L, D/2, 2, 2) stand for, as `_turned` takes it. CUDA devices have a
+    kernel for matrices that passes over q and k once; elsewhere a complex product is the fastest."""
+    if matrices.is_cuda:
+        return matrices
+    return torch.complex(matrices[..., 0, 0].contiguous(), matrices[..., 1, 0].contiguous())
 
 
 def _options(view: nn.Module) -> dict[str, Any]:

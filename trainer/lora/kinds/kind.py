@@ -60,8 +60,9 @@ class Kind:
     ranks take those in `ranked`."""
     finish: Callable[[Any, Settings, int, float], None]
     """(layer, settings, R, scale): does to a new layer what PEFT does not do."""
-    forward: Callable[[Any, Tensor], Tensor] | None = None
-    """(layer, x) → the layer's output, for layers without dropout. None: PEFT's own forward is used."""
+    forward: Callable[[Any], Callable[[Tensor], Tensor]] | None = None
+    """(layer) → the function that computes its outputs, for layers without dropout. None: PEFT's own forward is used.
+    """
     reads_weights: bool = False
     """Whether the adapter computes with the model's own weights."""
     up: str = ""

@@ -5,7 +5,8 @@ Shapes: O output width, b edge of a rotated block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,10 @@ def _rotated(layer: Any, x: Tensor) -> Tensor:
         bias = bias.to(weight.dtype)[None]
         turned = turned + (bias - functional_call(rotation, {"weight": weight}, (bias,)))
     return turned.to(y.dtype)
+
+
+def _turning(layer: Any) -> Callable[[Tensor], Tensor]:
+    return partial(_rotated, layer)
 
 
 def _blocks_divide(rank: int, outputs: int) -> str:
@@ -83,7 +88,7 @@ def _restore_oft(layer: Any, tensors: Layer) -> Iterator[Restored]:
 KINDS = {
     # Qiu et al. 2023 (arXiv:2306.07280), on the output side, as LyCORIS and ComfyUI have it: h = R Wx
     "OFT": Kind(
-        least_rank=2, rank_problem=_blocks_divide, config=_oft_config, finish=_turn_outputs, forward=_rotated,
+        least_rank=2, rank_problem=_blocks_divide, config=_oft_config, finish=_turn_outputs, forward=_turning,
         stored_as="OFT", tensors=(("oft_blocks",),), marks=("oft_blocks",), dimensions=3,
         has_alpha=lambda names: False, problem=_problem, start_problem=_start_problem,
         rank=lambda layer: layer["oft_blocks"].shape[-1],

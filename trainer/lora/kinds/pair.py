@@ -6,7 +6,7 @@ Shapes: I input width, O output width, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -73,9 +73,13 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def _fused(layer: Any, x: Tensor) -> Tensor:
-    """Computes what PEFT's LoRA layer computes, in fewer passes over memory."""
-    return layer.base_layer.with_lora(x, *_matrices(layer), layer.scaling[NAME])
+def _fused(layer: Any) -> Callable[[Tensor], Tensor]:
+    """Returns a function that computes what PEFT's LoRA layer computes, in fewer passes over memory."""
+    base, scale = layer.base_layer, layer.scaling[NAME]
+    if hasattr(layer, "start_A"):
+        return lambda x: base.with_lora(x, *_matrices(layer), scale)
+    a, b = layer.lora_A[NAME], layer.lora_B[NAME]
+    return lambda x: base.with_lora(x, a.weight, b.weight, scale)
 
 
 def _export(layer: Any) -> Layer:
