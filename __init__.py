@@ -18,6 +18,7 @@ class LiveLora(ComfyExtension):
             live,
             merge,
             preview,
+            quantize,
             review,
             save,
             train,
@@ -25,7 +26,7 @@ class LiveLora(ComfyExtension):
 
         return [dataset.DatasetLoader, dataset_images.DatasetFromImages, caption.Captioner, review.CaptionReview,
                 train.Train, preview.SamplePreview, save.SaveLora, live.Live, grid.Grid, merge.MergeLoras,
-                demo_model.DemoModel]
+                quantize.QuantizeModel, demo_model.DemoModel]
 
 
 async def comfy_entrypoint() -> LiveLora:

@@ -25,6 +25,7 @@ const WIDGETS = {
   [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
+  LiveLoraQuantize: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
 
