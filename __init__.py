@@ -19,6 +19,7 @@ class LiveLora(ComfyExtension):
             memory_plan,
             merge,
             preview,
+            quantize,
             review,
             save,
             train,
@@ -26,7 +27,7 @@ class LiveLora(ComfyExtension):
 
         return [dataset.DatasetLoader, dataset_images.DatasetFromImages, caption.Captioner, review.CaptionReview,
                 train.Train, preview.SamplePreview, save.SaveLora, live.Live, grid.Grid, merge.MergeLoras,
-                memory_plan.MemoryPlan, demo_model.DemoModel]
+                memory_plan.MemoryPlan, quantize.QuantizeModel, demo_model.DemoModel]
 
 
 async def comfy_entrypoint() -> LiveLora:

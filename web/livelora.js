@@ -26,6 +26,7 @@ const WIDGETS = {
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
   LiveLoraMemoryPlan: addReport,
+  LiveLoraQuantize: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
 

@@ -19,8 +19,8 @@ from livelora.trainer.recipe.settings import about
 from texts import inputs
 
 NODES = ["LiveLoraCaption", "LiveLoraDataset", "LiveLoraDatasetFromImages", "LiveLoraDemoModel", "LiveLoraGrid",
-         "LiveLoraLive", "LiveLoraMemoryPlan", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraReview", "LiveLoraSave",
-         "LiveLoraTrain"]
+         "LiveLoraLive", "LiveLoraMemoryPlan", "LiveLoraMerge", "LiveLoraPreview", "LiveLoraQuantize", "LiveLoraReview",
+         "LiveLoraSave", "LiveLoraTrain"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 from client import newest_job, pixels, sample
-from comfyui import ROOT
+from comfyui import ROOT, Failed
 from graphs import drawing, training, with_preview, with_save
 
 
@@ -62,6 +62,21 @@ def test_core_nodes_take_our_lora_and_losses(server):
     assert list((server.base / "output" / "loras").glob("core_4_steps_*.safetensors"))
     assert pixels(server, outputs).shape == (128, 128, 3)
     assert "lora key not loaded" not in server.log()
+
+
+def test_a_quantized_model_is_trained_on_and_draws_with_the_lora(server):
+    graph = training(seed=7, steps=4)
+    graph["quantized"] = {"class_type": "LiveLoraQuantize", "inputs": {"model": ["model", 0], "kind": "nf4"}}
+    graph["train"]["inputs"]["model"] = ["quantized", 0]
+    graph |= {k: v for k, v in drawing("flatmoji, owl", model=["train", 0]).items() if k != "model"}
+    graph["told"] = {"class_type": "PreviewAny", "inputs": {"source": ["quantized", 1]}}
+    try:
+        outputs = server.run(graph)
+    except Failed as err:
+        assert "needs ComfyUI 0.27 or newer" in err.message
+        return
+    assert outputs["told"]["text"] == outputs["quantized"]["text"] == ["nf4: 37.0 MB → 7.3 MB"]
+    assert pixels(server, outputs).std() > 5
 
 
 def test_the_same_recipe_is_not_trained_twice(server):

@@ -17,15 +17,20 @@ def names() -> str:
     return " or ".join(family.name for family in FAMILIES)
 
 
-def family_of(model: Any, clip: Any, vae: Any) -> Family:
-    """Returns the family of a MODEL. Raises ValueError if it is of none, or if CLIP or VAE do not fit it; the message
-    names every input that does not."""
-    base = model.model
+def family_of_model(base: Any) -> Family:
+    """Returns the family of a BaseModel. Raises ValueError if it is of none."""
     family = next((family for family in FAMILIES if family.accepts(base)), None)
     if family is None:
         kind = getattr(getattr(base, "model_type", None), "name", "unknown")
         raise ValueError(f"model: LoRA Train trains {names()} models, this one is {type(base).__name__} ({kind}). Load "
                          f"a {names()} model, for example {USUAL.examples['model']}, with Load Diffusion Model.")
-    if problems := family.problems(base, clip, vae):
+    return family
+
+
+def family_of(model: Any, clip: Any, vae: Any) -> Family:
+    """Returns the family of a MODEL. Raises ValueError if it is of none, or if CLIP or VAE do not fit it; the message
+    names every input that does not."""
+    family = family_of_model(model.model)
+    if problems := family.problems(model.model, clip, vae):
         raise ValueError("\n".join(problems))
     return family
