@@ -318,14 +318,15 @@ def flop(shape: dict[str, Any], pixels: int) -> int:
     import comfy.ops
     from livelora.trainer.comfy.families.flux1 import FLUX1
     from livelora.trainer.comfy.host import fetch
-    from livelora.trainer.model.checkpointing import isolate
+    from livelora.trainer.model.checkpointing import Blocks
     from livelora.trainer.model.view import build_view
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         live = comfy.ldm.flux.model.Flux(**shape, dtype=torch.bfloat16, operations=comfy.ops.manual_cast)
         view = build_view(live, fetch, torch.zeros(1))
-        isolate(FLUX1.blocks(view), recompute=False)
+        blocks = Blocks(FLUX1.blocks(view))
+        blocks.kept = range(len(blocks.all))
         x = torch.randn(1, 16, pixels // 8, pixels // 8, dtype=torch.bfloat16, requires_grad=True)
         context = torch.randn(1, TEXT_TOKENS, shape["context_in_dim"], dtype=torch.bfloat16)
         pooled, one = torch.randn(1, shape["vec_in_dim"], dtype=torch.bfloat16), torch.ones(1, dtype=torch.bfloat16)
