@@ -171,7 +171,9 @@ def serve(environment: Environment, arguments: list[str]) -> None:
             (base / name).mkdir(parents=True, exist_ok=True)
         link(base / "custom_nodes")
         print(f"Models, inputs and outputs: {base}", flush=True)
-        arguments = ["--base-directory", str(base), *arguments]
+        look = [str(environment.python), "-c", "import sys, torch; sys.exit(torch.accelerator.is_available())"]
+        cpu = [] if subprocess.run(look).returncode else ["--cpu"]  # without a GPU ComfyUI starts only so
+        arguments = ["--base-directory", str(base), *cpu, *arguments]
     environment.run(str(environment.comfyui / "main.py"), *arguments)
 
 

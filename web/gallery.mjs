@@ -4,7 +4,7 @@ import { getJob, showSample } from "./jobs.mjs?v=2";
 import { openViewer } from "./viewer.mjs?v=2";
 import { addElement, addStyle } from "./widget.mjs?v=2";
 
-/** Pictures in a row. Rounds of one or two stand beside each other. */
+/** Pictures in a row. Rounds of a single one stand beside each other. */
 const COLUMNS = 4;
 const STYLE = `
 .livelora.gallery { position: relative; container-type: size; }
@@ -48,7 +48,7 @@ export function addGallery(node) {
       }));
       const wide = Math.min(COLUMNS, round.childElementCount);
       round.style.gridTemplateColumns = `repeat(${wide}, 1fr)`;
-      round.parentElement.style.gridColumn = `span ${wide > COLUMNS / 2 ? COLUMNS : wide}`;
+      round.parentElement.style.gridColumn = `span ${wide > 1 ? COLUMNS : 1}`;
       tellViewer();
     },
   };

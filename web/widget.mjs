@@ -64,6 +64,7 @@ export function addElement(node, name, height) {
   box.dataset.captureWheel = "true";
   const widget = node.addDOMWidget(name, `LIVELORA_${name.toUpperCase()}`, box, {
     serialize: false,
+    hideInPanel: true, // the panel at the right would take the box's width
     getMinHeight: () => parseFloat(box.style.minHeight),
   });
   widget.serialize = false;

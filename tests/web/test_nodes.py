@@ -158,6 +158,31 @@ def test_choosing_a_preset_fills_in_its_values(page):
     assert found == [[16, 1200], [48, 2000]]
 
 
+def test_a_box_keeps_its_width_beside_the_panel_at_the_right(page):
+    load(page, DEMO)
+    x, y = page.evaluate(f"""() => {{
+      {TRAIN}
+      app.canvas.ds.scale = 1;
+      app.canvas.ds.offset = [300 - node.pos[0], 200 - node.pos[1]];
+      app.canvas.draw(true, true);
+      const {{ left, top }} = app.canvas.canvas.getBoundingClientRect();
+      app.extensionManager.setting.set("Comfy.RightSidePanel.IsOpen", true);
+      return [left + 400, top + 185];  // on its title
+    }}""")
+    width = "document.querySelector('.livelora.monitor').offsetWidth"
+    before = page.evaluate(width)
+    panel = page.get_by_test_id("properties-panel")
+    try:
+        page.wait_for_timeout(300)
+        page.mouse.click(x, y)
+        panel.get_by_text("learning_rate").first.wait_for()
+        page.wait_for_timeout(300)
+        assert page.evaluate(width) == before > 300
+        assert panel.get_by_text("monitor").count() == 0
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
+
+
 FOLDED = ["Adapter", "Optimizer", "Noise", "Loss", "Captions", "Memory (1 changed)", "Validation", "Saving", "Sharing"]
 """LoRA Train's titles in the demo, which has a batch_size of its own."""
 EVERYDAY = ["preset", "steps", "rank", "learning_rate", "seed", "mode"]
