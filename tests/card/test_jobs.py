@@ -93,3 +93,11 @@ def test_prompts_in_between_change_nothing(patcher, clip, random_vae, dataset, t
         assert same(run(tmp_path / "disturbed", host, dataset, lease, thread.start), calm, 2 if fits == "half" else 0)
         thread.join()
     assert drawn[0].shape == (64, 64, 3)
+
+
+def test_drawing_leaves_the_cards_random_numbers_alone(host):
+    text = host.encode_text("ohwx")
+    torch.rand(3, device=card.DEVICE)
+    state = torch.card.get_rng_state()
+    host.sampler({}, 1.0)(text, text, SETTINGS, lambda: False)
+    assert torch.card.get_rng_state().equal(state)
