@@ -10,10 +10,10 @@ from test_refused import RECIPES, make  # noqa: F401
 
 MB = 1024**2
 MORE = {
-    "nothing recomputed": {"gradient_checkpointing": False},
+    "all recomputed": {"gradient_checkpointing": "all"},
     "batch 1": {"batch_size": 1},
     "rank 64": {"rank": 64},
-    "rank 64, nothing recomputed": {"rank": 64, "gradient_checkpointing": False},
+    "rank 64, all recomputed": {"rank": 64, "gradient_checkpointing": "all"},
 }
 
 

@@ -1,5 +1,5 @@
-"""One allocation of a step is refused, each in its turn. Either the error comes out of the step and nothing is changed,
-or the step is taken as if nothing had been: adapter, optimizer and averages are the same, bit for bit."""
+"""One allocation of a step is refused, each in its turn. The step is taken as if nothing had been: adapter, optimizer
+and averages are the same, bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPES = {
     "bf16": {"optimizer": "AdamW8bit", "adapter_dtype": "bf16"},
     "average": {"optimizer": "AdamW", "ema_decay": 0.9, "adapter_dtype": "bf16"},
     "dropout": {"optimizer": "AdamW", "dropout": 0.2, "gradient_accumulation_steps": 2,
-                "gradient_checkpointing": False},
+                "gradient_checkpointing": "none"},
     "DoRA": {"optimizer": "AdamW", "adapter": "DoRA"},
 }
 TRIES = int(os.environ.get("REFUSED", 12))
@@ -66,18 +66,13 @@ def test_a_step_that_was_refused_memory_is_taken_again(make, recipe, before):
             trainer.step()
         return trainer
 
-    calm, trainer, raised = at_start(), at_start(), 0
-    start, count = everything(calm), card.count(calm.step)
+    calm, lowered = at_start(), 0
+    count = card.count(calm.step)
     after = everything(calm)
-    assert start != after
     for n in spread(count - 2, TRIES):  # bitsandbytes keeps its two tables from the first try
-        steps = trainer.steps_done
+        trainer = at_start()
+        plan = trainer.plan
         assert card.refused_at(trainer.step, n)
-        if trainer.steps_done == steps:
-            raised += 1
-            assert everything(trainer) == start, f"after allocation {n} of {count}"
-        else:
-            assert everything(trainer) == after, f"with allocation {n} of {count}"
-            trainer = at_start()
-    trainer.step()
-    assert everything(trainer) == after and raised > TRIES / 2
+        lowered += trainer.plan is not plan
+        assert everything(trainer) == after, f"with allocation {n} of {count}"
+    assert lowered > TRIES / 2

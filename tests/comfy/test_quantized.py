@@ -199,14 +199,15 @@ def test_ksampler_draws_nearly_the_same_and_a_lora_on_top_does_nearly_what_it_do
 def answer(patcher, clip, share: float) -> torch.Tensor:
     """What the transformer answers when so much of it is on the device and the rest is streamed."""
     text = clip.encode_from_tokens(clip.tokenize("red apple"), return_pooled=True, return_dict=True)
-    noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(3))
+    here, noise = patcher.load_device, torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         mm.unload_all_models()
         patcher.patch_model(patcher.load_device, 0 if share == 1 else int(share * patcher.model_size()))
         try:
             assert patcher.model.model_lowvram == (share < 1)
-            return patcher.model.apply_model(noise, torch.tensor([0.7]), c_crossattn=text["cond"],
-                                             y=text["pooled_output"], guidance=torch.ones(1))
+            return patcher.model.apply_model(
+                noise.to(here), torch.tensor([0.7], device=here), c_crossattn=text["cond"].to(here),
+                y=text["pooled_output"].to(here), guidance=torch.ones(1, device=here))
         finally:
             patcher.unpatch_model(patcher.offload_device)
 

@@ -222,7 +222,8 @@ class Run:
         losses: list[float] = []
         for part in self._held_out.parts:
             with self._hold():
-                losses += trainer.carefully(lambda part=part: self._held_out.losses(trainer, part, base=base))
+                losses += trainer.carefully(partial(trainer.model.run, partial(
+                    self._held_out.losses, trainer, part, base=base)))
         return statistics.fmean(losses)
 
     def _sample(self, trainer: Trainer, samples: dict[int, Sample]) -> None:

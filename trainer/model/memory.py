@@ -11,9 +11,9 @@ import torch
 from ..disk.text import amount
 from .rehearsal import Rehearsed
 
-MARGIN, WORKSPACE = 0.05, 256 * 2**20
-"""The share of what a step needs, and the bytes, that the plan leaves for what it cannot count: gaps in the allocator,
-and the workspaces of the device's libraries."""
+MARGIN, WORKSPACE, LEAST_SHARE = 0.05, 256 * 2**20, 0.02
+"""What the plan leaves for what it cannot count, gaps in the allocator and the workspaces of the device's libraries: a
+share of what a step needs, and so many bytes or, of a small device, a share of what there is."""
 GB = 1e9
 
 Size = tuple[int, ...]
@@ -117,7 +117,7 @@ class Plan:
     @property
     def room(self) -> int:
         """Returns how many bytes must be free beside the weights."""
-        return with_margin(self.work)
+        return with_margin(self.work, self.memory)
 
     def lower(self) -> Plan | None:
         """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
@@ -154,9 +154,9 @@ class Plan:
                 "kept": {"×".join(map(str, size[-2:])): len(kept) for size, kept in self.kept.items()}}
 
 
-def with_margin(needed: int) -> int:
+def with_margin(needed: int, memory: Memory) -> int:
     """Returns how much must be free for so many bytes to be taken."""
-    return int(needed * (1 + MARGIN)) + WORKSPACE
+    return int(needed * (1 + MARGIN) + min(WORKSPACE, LEAST_SHARE * memory.available))
 
 
 def rungs(batch_size: int, streams: bool) -> Iterator[Rung]:
@@ -236,7 +236,7 @@ def _fits(made: Plan) -> bool:
 
 def _too_large(made: Plan, checkpointing: str) -> str:
     memory = made.memory
-    least = with_margin(made.work) + (0 if made.rung.streamed else memory.weights)
+    least = made.room + (0 if made.rung.streamed else memory.weights)
     advice = ("Set gradient_checkpointing to auto." if checkpointing == "none" else
               "Use smaller pictures (resolution in LoRA Dataset Loader), a lower rank, or a smaller model file such as "
               "fp8; and close other programs that use the graphics card.")

@@ -118,7 +118,7 @@ class Trainer:
         OutOfMemory if there is no such plan."""
         while True:
             try:
-                return self.model.run(work)
+                return work()
             except Exception as err:
                 if not is_out_of_memory(err):
                     raise
@@ -128,7 +128,7 @@ class Trainer:
     def _take(self) -> tuple[float, float, bool]:
         """Takes the next step and returns its loss, the norm of its gradient before clipping, and whether it was
         skipped. If it raises, nothing but gradients has changed."""
-        loss = self._gradients()
+        loss = self.model.run(self._gradients)
         norm = nn.utils.clip_grad_norm_(self.params, self.config.max_grad_norm or math.inf).to(loss)
         loss, norm = torch.stack((loss, norm)).tolist()  # nothing before this waits for the device
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
