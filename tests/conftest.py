@@ -36,8 +36,9 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 args.cpu = True  # before anything asks for a device
 
-LONGEST = ("test_demo", "test_chaos", "test_crash", "web/", "test_resume")
-"""Files that take longest. They run first, so that no process is left alone with one of them at the end."""
+LONGEST = ("card/", "test_demo", "test_chaos", "test_crash", "web/", "test_resume")
+"""Files that take longest. They run first, so that no process is left alone with one of them at the end. The card comes
+before all others: PyTorch must not have computed a gradient in the process that its tests are forked from."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

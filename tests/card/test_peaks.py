@@ -37,5 +37,5 @@ def test_a_step_takes_the_same_memory_each_time_and_gives_it_back(measured):
     for name, (kept, peak) in found.items():
         print(f"{name:28} keeps {kept / MB:6.2f} MB, peak {peak / MB:6.2f} MB")
     kept, peaks = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
-    assert peaks["nothing recomputed"] > 2 * peaks["AdamW8bit"] > 2 * peaks["batch 1"]
+    assert peaks["AdamW8bit"] > 2 * peaks["all recomputed"] and peaks["AdamW8bit"] > 1.5 * peaks["batch 1"]
     assert kept["AdamW"] > kept["AdamW8bit"] > kept["bf16"] and kept["rank 64"] > 10 * kept["AdamW8bit"]

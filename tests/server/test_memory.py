@@ -39,7 +39,7 @@ def test_a_plan_is_told_as_text_picture_and_json_without_training(server):
 
 
 def test_a_card_that_is_too_small_is_said_so(server):
-    found = server.run(planned(card=0.8))
+    found = server.run(planned(card=0.59))
     assert found["plan"]["warnings"][0].startswith("This training needs ")
     assert json.loads(found["json"]["text"][0])["fits"] is False
 
