@@ -150,7 +150,7 @@ def predicted(host: Any, point: Point) -> tuple[int, frozenset[int]]:
     stage = Stage(host, recipe(point), None, streamed=False)
     costs = stage.step((16, point.pixels // 8, point.pixels // 8), point.batch, a_text())
     kept = frozenset(worth_most_first(costs)[:point.kept])
-    needs = fixed(stage.params, recipe(point))
+    needs = fixed(stage.params, recipe(point), host.dtype)
     return needs.lasting + max(costs.peak(kept), needs.gradients + needs.update), kept
 
 
@@ -160,7 +160,7 @@ def counted(host: Any, point: Point, kept: frozenset[int]) -> int:
     from livelora.trainer.comfy.host import fetch
     from livelora.trainer.lora.inject import inject
     from livelora.trainer.model.checkpointing import Blocks
-    from livelora.trainer.model.view import build_view
+    from livelora.trainer.model.view import build_view, copied_once
     from livelora.trainer.training.optim import make_optimizer
     from livelora.trainer.training.targets import layout
     from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -191,7 +191,8 @@ def counted(host: Any, point: Point, kept: frozenset[int]) -> int:
             optimizer = make_optimizer([{"params": params, "lr": 1e-4}], config)
         with count.mode():
             for _ in range(2):  # in the second step the optimizer's state is there
-                _gradients(host, view, point)
+                with copied_once(view):
+                    _gradients(host, view, point)
                 if point.optimizer != "AdamW8bit":
                     optimizer.step()
                 optimizer.zero_grad()

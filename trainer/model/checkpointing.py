@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Block:
         """Returns the block as a function that keeps its inputs alone."""
         return lambda *given: _Recomputed.apply(self, run, len(given), *given, *self.trained)
 
-    @property
+    @cached_property
     def trained(self) -> list[nn.Parameter]:
         """Returns the parameters in the block that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]

@@ -57,6 +57,8 @@ class Host(Protocol):
     """The name that ModelSpec has for a LoRA of the model."""
     device: torch.device
     """The device on which the model computes."""
+    dtype: torch.dtype
+    """The type of number in which it computes."""
 
     def fingerprint(self) -> str:
         """Tells base models apart. It is equal for the same weights, also after a restart."""

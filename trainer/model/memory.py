@@ -16,6 +16,9 @@ MARGIN, WORKSPACE, LEAST_SHARE = 0.05, 256 * 2**20, 0.02
 share of what a step needs, and so many bytes or, of a small device, a share of what there is."""
 GB = 1e9
 
+WEIGHTS_LEAVE_IN = 4
+"""In how many parts weights leave the device when memory runs out again and again."""
+
 Size = tuple[int, ...]
 """The shape of a picture's latents, (C, H, W)."""
 
@@ -41,6 +44,7 @@ class Fixed:
     """Holds what a training needs whatever the pictures, in bytes."""
 
     adapter: int
+    """The adapter's values, and the copies that are multiplied."""
     gradients: int
     optimizer: int
     """The optimizer's state and the weights' average."""
@@ -91,6 +95,10 @@ class Plan:
     """The operations of a batch, by the pictures' size."""
     blocks: int = 0
     """How many blocks the model has."""
+    costs: Mapping[Size, Rehearsed] = field(default_factory=dict, repr=False)
+    """What was rehearsed on the rung, by the pictures' size."""
+    reserve: int = 0
+    """What must be free besides, in bytes, because memory ran out without it: room that weights have left."""
 
     @property
     def rung(self) -> Rung:
@@ -117,13 +125,16 @@ class Plan:
     @property
     def room(self) -> int:
         """Returns how many bytes must be free beside the weights."""
-        return with_margin(self.work, self.memory)
+        return with_margin(self.work, self.memory) + self.reserve
 
     def lower(self) -> Plan | None:
         """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
         if any(self.kept.values()):
             fewer = {size: frozenset(sorted(kept)[(len(kept) + 1) // 2:]) for size, kept in self.kept.items()}
-            return replace(self, kept=fewer)
+            peaks = {size: self.costs[size].peak(kept, further=True) for size, kept in fewer.items()}
+            return replace(self, kept=fewer, peaks=peaks)
+        if self.rung.streamed and self.reserve < self.memory.weights:
+            return replace(self, reserve=self.reserve + max(1, self.memory.weights // WEIGHTS_LEAVE_IN))
         return replace(self, rungs=self.rungs[1:]) if len(self.rungs) > 1 else None
 
     def sentence(self) -> str:
@@ -207,7 +218,8 @@ def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str, furt
     def keeping(count: int) -> Plan:
         kept = frozenset(all_kept[:count])
         return replace(made, kept={**made.kept, size: kept}, flop={**made.flop, size: cost.flop(kept)},
-                       peaks={**made.peaks, size: cost.peak(kept, **options)}, blocks=len(cost.blocks))
+                       peaks={**made.peaks, size: cost.peak(kept, **options)}, blocks=len(cost.blocks),
+                       costs={**made.costs, size: cost})
 
     if checkpointing == "none":
         return keeping(len(all_kept))

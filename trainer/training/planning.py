@@ -53,12 +53,12 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     memory = memory or host.memory()
     left = int(max(0, memory.available - config.leave_free * GB))
     with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
-        made = plan(replace(memory, available=left), fixed(stage(False).params, config),
+        made = plan(replace(memory, available=left), fixed(stage(False).params, config, host.dtype),
                     lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()},
                     config.batch_size, checkpointing=config.gradient_checkpointing,
                     further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
     return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
-                            for name in ("kept", "peaks", "flop")})
+                            for name in ("kept", "peaks", "flop", "costs")})
 
 
 def plan_of(host: Host, config: TrainConfig, examples: Sequence[Example],
@@ -82,15 +82,18 @@ def plan_before(host: Host, config: TrainConfig, items: Sequence[Item], start: d
     return plan_for(host, config, sizes, host.blank_text(host.count_tokens(longest)), start, memory)
 
 
-def fixed(params: list[nn.Parameter], config: TrainConfig) -> Fixed:
-    """Returns what the adapter with these parameters needs whatever is trained."""
+def fixed(params: list[nn.Parameter], config: TrainConfig, dtype: torch.dtype) -> Fixed:
+    """Returns what the adapter with these parameters needs whatever is trained. `dtype` is the model's: an adapter of
+    another one is cast once a step."""
     row, values = OPTIMIZERS[config.optimizer], sum(p.numel() for p in params)
     small = sum(p.numel() for p in params if p.numel() < KEPT_IN_32_BITS) if row.eight_bit else values
     state = row.moments * (4 * small + (values - small) * (1 + 4 / BLOCK))
     own = sum(p.nbytes for p in params)
+    copies = sum(p.numel() * dtype.itemsize for p in params if p.dtype != dtype)
     widened = 8 if config.adapter_dtype == "bf16" else 0
-    return Fixed(adapter=own, gradients=own, optimizer=int(0 if row.paged else state) + (4 * values if config.ema_decay
-                 else 0), update=(widened + 4) * values)
+    average = 4 * values if config.ema_decay else 0
+    return Fixed(adapter=own + copies, gradients=own, optimizer=int(0 if row.paged else state) + average,
+                 update=(widened + 4) * values)
 
 
 class Stage:
