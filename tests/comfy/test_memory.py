@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import memory
 import pytest
 import torch
 from livelora.trainer.model.counting import Live
@@ -70,6 +71,15 @@ def test_a_step_takes_what_was_planned(host, patcher, config):
     with live:
         trainer._gradients()
     assert trainer.plan.activations == pytest.approx(live.peak, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [memory.Point("bf16", 512, 16, 1, 10, "AdamW"),
+                                   memory.Point("fp8", 1024, 4, 2, 0, "AdamW8bit")], ids=str)
+def test_a_step_of_full_size_takes_what_was_planned(point):
+    """Two points of `bench memory`."""
+    expected, kept = memory.predicted(memory.make_host(point.weights), point)
+    assert expected == pytest.approx(memory.counted(memory.make_host(point.weights), point, kept), rel=0.03)
 
 
 def test_what_is_left_of_the_memory_is_spent_on_blocks_that_are_not_computed_twice(host):
