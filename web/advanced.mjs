@@ -60,7 +60,10 @@ function told(node, { name }) {
 
 /** Gives values that an earlier version saved the names that they have today. */
 export function renew(node) {
-  for (const widget of node.widgets ?? []) widget.value = told(node, widget).earlier?.[widget.value] ?? widget.value;
+  for (const widget of node.widgets ?? []) {
+    const today = told(node, widget).earlier?.[widget.value];
+    if (today !== undefined) widget.value = today; // giving a dynamic combo its own value would reset what is in it
+  }
 }
 
 /** A node's rare inputs. Those of LoRA Captioner's engines come and go. */

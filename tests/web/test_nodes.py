@@ -132,7 +132,8 @@ def test_a_workflow_of_0_1_0_has_its_values_at_their_places_and_trains(page):
     for node in workflow["nodes"]:
         values, inputs = node.get("widgets_values") or [], sent[str(node["id"])]["inputs"]
         names = [slot["name"] for slot in node["inputs"] if "widget" in slot] + LATE.get(node["type"], [])
-        assert [inputs[name] for name in names] == values
+        assert [inputs[name] for name in names] == ["auto" if name == "gradient_checkpointing" else value  # it was True
+                                                    for name, value in zip(names, values, strict=True)]
     set_inputs(page, "LiveLoraTrain", preset__steps=2, batch_size=2, seed=new_seed())
     set_inputs(page, "LiveLoraPreview", sampler_steps=2, width=64, height=64)
     page.evaluate("app.queuePrompt(0, 1)")
@@ -294,7 +295,7 @@ def test_titles_take_no_place_among_the_values_that_are_saved(page):
     choose(page, "keep_states", 7)
     reload_workflow(page)
     saved = seen(page)
-    assert saved["values"][0] == [*values[:-2], 7, values[-1]]
+    assert saved["values"][0] == [*values[:-3], 7, *values[-2:]]
     assert saved["values"][1]["4"]["inputs"]["keep_states"] == 7
     assert page.evaluate(f"{TRAIN} node.clone().serialize().widgets_values") == saved["values"][0]
 

@@ -170,7 +170,7 @@ class TrainConfig:
     keep_states: int = setting(2, 1, 100, group="Saving", says=(
         "How many of the newest states are kept on disk. Live LoRA can use the LoRA of each; a state is about three "
         "times the size of the LoRA."))
-    leave_free: float = setting(0.0, 0, 1000, 0.5, group="Memory", later=True, says=(
+    leave_free: float = setting(0.0, 0, 1000, 0.5, group="Sharing", later=True, says=(
         "Gigabytes of the graphics card that training leaves for your desktop and other programs, besides what ComfyUI "
         "leaves. Raise it if they stutter."))
 

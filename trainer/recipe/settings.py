@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from ..disk.text import text_problem
 
-Group = Literal["", "Adapter", "Optimizer", "Noise", "Loss", "Captions", "Memory", "Validation", "Saving"]
+Group = Literal["", "Adapter", "Optimizer", "Noise", "Loss", "Captions", "Memory", "Validation", "Saving",
+                "Sharing"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
