@@ -115,10 +115,12 @@ COLUMNS = f"""() => {{
 """The curve's lines as points (step, loss): each step's, their mean, held out, the best, the base model's."""
 
 
-def wait_for_curve(page, points: int) -> list[list]:
-    """Its lines, once the first one has that many points or more."""
-    page.wait_for_function(f"(points) => ({COLUMNS})()[0]?.length >= points && document.querySelector('.plot canvas')",
-                           arg=points, timeout=MINUTE)
+def wait_for_curve(page, points: int, held_out: int = 0) -> list[list]:
+    """Its lines, once the first one and that of held-out losses have that many points or more."""
+    page.wait_for_function(f"""([points, heldOut]) => {{
+      const [losses, , measured] = ({COLUMNS})();
+      return losses?.length >= points && (measured?.length ?? 0) >= heldOut && document.querySelector(".plot canvas");
+    }}""", arg=[points, held_out], timeout=MINUTE)
     return page.evaluate(COLUMNS)
 
 
@@ -153,7 +155,7 @@ def test_the_losses_are_a_curve_also_after_a_reload(page, server):
     assert len(facts["losses"]) == 4 and len(facts["validation"]) == 3
     steps, base = [1, 2, 3, 4], facts["validation_base"]
     means = [total / step for step, total in zip(steps, accumulate(facts["losses"]), strict=True)]
-    live = wait_for_curve(page, 4)
+    live = wait_for_curve(page, 4, held_out=3)
     assert live[0] == [list(point) for point in zip(steps, facts["losses"], strict=True)]
     assert [step for step, _ in live[1]] == steps
     assert [loss for _, loss in live[1]] == pytest.approx(means)
@@ -162,11 +164,11 @@ def test_the_losses_are_a_curve_also_after_a_reload(page, server):
         "loss", "mean of 20 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
     workflow = page.evaluate("app.graph.serialize()")
     load(page, workflow)
-    assert wait_for_curve(page, 4) == live
+    assert wait_for_curve(page, 4, held_out=3) == live
     # As of a training of more steps than the server tells of.
     page.route(DETAILS, lambda route: route.fulfill(json={**facts, "losses": facts["losses"][-2:]}))
     load(page, workflow)
-    assert wait_for_curve(page, 4) == live
+    assert wait_for_curve(page, 4, held_out=3) == live
     page.unroute(DETAILS)
     assert page.problems == []
 
