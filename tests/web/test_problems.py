@@ -213,8 +213,10 @@ def check(page, mistake: Mistake) -> None:
     assert mistake.says in told
     for noise in ("Custom validation failed", "Traceback", "ValueError", "Error:", " - The"):
         assert noise not in told
-    # It stands at the node that it concerns and nowhere else; what the graph before showed leaves at the next drawing.
-    page.wait_for_function("document.querySelectorAll('.problem:not([hidden])').length === 1", timeout=MINUTE)
+    # Nothing else stands anywhere. (What the graph before showed leaves at the next drawing; and a LoRA Train that is
+    # not run because of it says so, too.)
+    page.wait_for_function("""(says) => [...document.querySelectorAll(".problem:not([hidden])")].every(
+      (problem) => problem.innerText.includes(says))""", arg=mistake.says, timeout=MINUTE)
 
 
 @canvas
