@@ -59,7 +59,7 @@ def test_each_kind_of_choice_is_among_them():
     assert {("Train", "preset"), ("Train", "mode"), ("Train", "loss"), ("Live", "which"), ("Grid", "columns"),
             ("Captioner", "engine"), ("Captioner", "engine.preset"), ("DatasetFromImages", "crop"),
             ("MergeLoras", "lora_b"), ("SamplePreview", "scheduler")} <= names
-    assert len(NODES) == 11
+    assert len(NODES) == 13
 
 
 @settings(max_examples=60)
