@@ -67,7 +67,8 @@ def plan_of(host: Host, config: TrainConfig, examples: Sequence[Example],
     `plan_for` raises."""
     sizes = {tuple(latents.shape) for e in examples for latents in (e.latents, *(other for other, _ in e.others))}
     texts = [text for e in examples for text in (*e.texts, e.blank, e.preserved) if text is not None]
-    longest = max(texts, key=lambda text: sum(v.numel() for v in text.values() if torch.is_tensor(v)))
+    longest = max(texts, default=host.blank_text(0),
+                  key=lambda text: sum(v.numel() for v in text.values() if torch.is_tensor(v)))
     return plan_for(host, config, sizes, longest, start)
 
 
