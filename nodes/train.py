@@ -96,13 +96,13 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model=None, gradient_checkpointing="auto", *, preset=None) -> bool | str:
+    def validate_inputs(cls, gradient_checkpointing="auto", *, preset=None) -> bool | str:
         """Refuses, before anything runs, a preset that is no option, a training of nobody, and one whose jobs another
         ComfyUI has.
 
-        ComfyUI reports an error at each parameter that is not keyword-only, and no longer checks the values of those.
-        `model` is there because it is always connected; where it is not, ComfyUI says so. `gradient_checkpointing` is
-        there because 0.1.0 had True and False for it."""
+        ComfyUI reports an error at each parameter that is not keyword-only, and no longer checks the values of those,
+        so there is one: `gradient_checkpointing`, because 0.1.0 had True and False for it. A graph without it is
+        refused when the node runs."""
         def check() -> None:
             check_left_out(cls, "preset", preset)
             recipe.check_setting("gradient_checkpointing", gradient_checkpointing)
