@@ -18,6 +18,7 @@ from ..model.memory import GB, Fixed, Memory, Plan, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS
+from ..recipe.settings import field_of
 from .example import Example
 from .objective import elementwise_loss, image_losses
 from .targets import layout
@@ -101,8 +102,8 @@ class Stage:
     """Rehearses steps of a recipe."""
 
     def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
-        # Which layers module dropout leaves out depends on values, and a rehearsal has none.
-        config = replace(config, module_dropout=0.0)
+        # Which layers module dropout leaves out, and some ways to begin, depend on values, and a rehearsal has none.
+        config = replace(config, module_dropout=0.0, init=field_of(TrainConfig, "init").default)
         self.host, self.config, self.about = host, config, (host.memory().weights, streamed)
         self.view = host.blank(DTYPES[config.adapter_dtype], streamed=streamed)
         self.params = inject(self.view, config, layout(self.view, config, host.family, start))
