@@ -63,7 +63,6 @@ class Refusing(TorchDispatchMode):
     replace(RECIPE, gradient_checkpointing="all", gradient_accumulation_steps=2),
     replace(RECIPE, gradient_checkpointing="none", batch_size=2, adapter_dtype="bf16"),
     replace(RECIPE, gradient_checkpointing="all", adapter="DoRA"),
-    replace(RECIPE, gradient_checkpointing="all", init="PiSSA"),
     replace(RECIPE, gradient_checkpointing="all", adapter="LoKr", target_modules="attention"),
 ], ids=lambda c: f"{c.adapter} {c.gradient_checkpointing} {c.batch_size}×{c.gradient_accumulation_steps}")
 def test_a_step_takes_what_was_planned(host, patcher, config):
