@@ -12,6 +12,7 @@ import torch
 from livelora.trainer.model.counting import Live
 from livelora.trainer.model.memory import LEAST_SHARE, MARGIN, DoesNotFit, Memory
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.training import planning
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.planning import plan_for
 from livelora.trainer.training.trainer import OutOfMemory, Trainer
@@ -209,3 +210,25 @@ def test_every_rung_gives_the_same_gradients(host):
         found.append([p.grad.clone() for p in trainer.params])
     for grads in found[1:]:
         assert all(map(torch.equal, grads, found[0]))
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["before anything is loaded", "in the first step"])
+def test_a_block_that_overwrites_what_its_gradients_need_ends_the_training_by_name(host, patcher, monkeypatch, known):
+    config = replace(RECIPE, gradient_checkpointing="all")
+    kind = type(patcher.model.diffusion_model.single_blocks[0])
+    forward = kind.forward
+
+    def overwriting(self, *args, **kwargs):
+        found = forward(self, *args, **kwargs)
+        squared = found * found
+        found.mul_(2)
+        return squared
+
+    monkeypatch.setattr(planning, "_KNOWN", {})
+    if known:
+        make(host, config)
+    else:
+        monkeypatch.setattr(host, "load", lambda room: pytest.fail("it was loaded"))
+    monkeypatch.setattr(kind, "forward", overwriting)
+    with pytest.raises(RuntimeError, match="its block SingleStreamBlock overwrites numbers that its gradients"):
+        make(host, config).step()
