@@ -245,7 +245,6 @@ def main(count: int) -> None:
 def cards() -> None:
     """Prints what the plan does on cards of several sizes."""
     start()
-    import torch  # noqa: F401
     from livelora.trainer.model.memory import DoesNotFit
     from livelora.trainer.training.planning import plan_for
 
@@ -256,22 +255,12 @@ def cards() -> None:
         host, cells = make_host(weights), []
         point = Point(weights, pixels, rank, 1, 0, "AdamW8bit")
         for size in sizes:
-            memory = card_memory(host.memory(), size)
             try:
                 cells.append(_in_words(plan_for(host, recipe(point), {(16, pixels // 8, pixels // 8)}, a_text(),
-                                                memory=memory)))
+                                                memory=host.memory().on_card(size))))
             except DoesNotFit:
                 cells.append("does not fit")
         print(f"| {weights} | {pixels}² | {rank} | " + " | ".join(cells) + " |", flush=True)
-
-
-def card_memory(here: Any, size: float) -> Any:
-    """The memory of a card with so many GiB, as nodes/memory_plan.py takes it."""
-    from dataclasses import replace
-
-    largest = 2 * 2 * (DEV["hidden_size"] * 5) * DEV["hidden_size"] * 2
-    return replace(here, available=int(size * 2**30) - 600 * 2**20, streams=True, beside=8 * 2**30 // 10,
-                   largest=largest)
 
 
 def _in_words(plan: Any) -> str:

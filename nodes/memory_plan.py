@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,7 +13,7 @@ from ..trainer.comfy.host import ComfyHost
 from ..trainer.data.pictures.pixels import to_tensor
 from ..trainer.disk.text import amount
 from ..trainer.model.memory import DoesNotFit, Memory, Plan
-from ..trainer.recipe.config import TrainConfig, renewed
+from ..trainer.recipe.config import TrainConfig
 from ..trainer.samples.bar import Part, bar
 from ..trainer.training.planning import plan_before
 from . import recipe
@@ -23,8 +23,6 @@ from .types import CATEGORY, LoraDataset, told
 ASKED = ("adapter", "target_modules", "block_ranks", "adapter_dtype", "optimizer", "ema_decay", "batch_size",
          "gradient_accumulation_steps", "gradient_checkpointing", "leave_free")
 """The settings of a recipe that its memory depends on, besides the rank."""
-DRIVER = 600 * 2**20
-"""What the driver and the desktop take of a card that is not at hand."""
 EVERYTHING = 10**15
 
 
@@ -60,9 +58,8 @@ class MemoryPlan(io.ComfyNode):
     @checked
     def execute(cls, model, clip, vae, dataset, card, **settings) -> io.NodeOutput:
         host = ComfyHost(model, clip, vae)
-        known = {field.name for field in fields(TrainConfig)}
-        config = TrainConfig(**renewed({"steps": 1, **{n: v for n, v in settings.items() if n in known}}))
-        memory = _of_card(host.memory(), card) if card else host.memory()
+        config = TrainConfig(steps=1, **settings)
+        memory = host.memory().on_card(card) if card else host.memory()
         items = dataset.items
         try:
             plan, problem = plan_before(host, config, items, memory=memory), ""
@@ -81,15 +78,10 @@ class MemoryPlan(io.ComfyNode):
                              ui=told(report, [problem] if problem else ()))
 
 
-def _of_card(here: Memory, size: float) -> Memory:
-    """Returns the memory of a card with so many gigabytes (of 2³⁰ bytes, as cards are sold)."""
-    return replace(here, available=max(0, int(size * 2**30) - DRIVER), streams=True, beside=8 * 2**30 // 10)
-
-
 def _least(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> Plan | None:
     """Returns the plan that needs least, with as much memory as it needs."""
     enough = replace(memory, available=EVERYTHING, streams=False)
-    found = plan_before(host, replace(config, gradient_checkpointing="all"), items, memory=enough)
+    found = plan_before(host, replace(config, gradient_checkpointing="all", batch_size=1), items, memory=enough)
     return found and replace(found, memory=memory)
 
 

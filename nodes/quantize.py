@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..trainer.comfy.families import names
 from ..trainer.comfy.progress import show_progress
 from ..trainer.comfy.quantize import KINDS, quantize
+from ..trainer.disk.text import amount
 from .choices import checked
 from .types import CATEGORY, told
 
@@ -39,10 +40,5 @@ class QuantizeModel(io.ComfyNode):
     @checked
     def execute(cls, model, kind) -> io.NodeOutput:
         quantized = quantize(model, kind, show_progress)
-        report = f"{kind}: {_size(model)} → {_size(quantized)}"
+        report = f"{kind}: {amount(model.model_size())} → {amount(quantized.model_size())}"
         return io.NodeOutput(quantized, report, ui=told(report))
-
-
-def _size(model) -> str:
-    size = model.model_size()
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

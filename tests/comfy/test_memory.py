@@ -135,6 +135,7 @@ def test_a_batch_is_split_before_weights_are_fetched(host):
     with_memory(host, one + (whole - one) // 2, streams=True)
     made = plan(host, config)
     assert made.rung.images in (1, 2) and not made.rung.streamed
+    assert re.search(r"[12] pictures? of 4 at a time", made.sentence())
 
 
 def test_weights_for_which_there_is_no_room_are_fetched(host):
@@ -153,6 +154,12 @@ def test_what_fits_in_no_way_is_refused_before_anything_is_loaded(host, monkeypa
     with_memory(host, (least + most) // 2)
     with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to auto"):
         make(host, replace(RECIPE, gradient_checkpointing="none"))
+
+
+def test_another_type_of_number_makes_another_plan(host):
+    wide = plan(host).activations
+    host.dtype = torch.bfloat16
+    assert plan(host).activations < 0.7 * wide
 
 
 def test_a_plan_says_what_goes_where(host):

@@ -84,12 +84,12 @@ class ComfyHost:
         are there already, and nothing is fetched from elsewhere."""
         weights = self._patcher.model_size()
         free: Any = mm.get_free_memory(self.device)
+        largest = 2 * max((p.nbytes for p in self._live.parameters()), default=0)  # ComfyUI has two streams
         if self.device.type == "cpu":
-            return Memory(available=free + weights, weights=weights)
+            return Memory(available=free + weights, weights=weights, largest=largest)
         loaded = sum(model.model_loaded_memory() for model in mm.current_loaded_models if model.device == self.device)
-        largest = max((p.nbytes for p in self._live.parameters()), default=0)
         reserved = mm.extra_reserved_memory()
-        return Memory(available=int(free + loaded - reserved), weights=weights, streams=True, largest=2 * largest,
+        return Memory(available=int(free + loaded - reserved), weights=weights, streams=True, largest=largest,
                       beside=int(mm.minimum_inference_memory() - reserved))
 
     def latent_size(self, width: int, height: int) -> Size:
@@ -226,7 +226,7 @@ def fetch(live: Any, like: Tensor) -> Weight:
     ComfyUI would for inference. It may lie in a buffer that the next layer overwrites."""
     if live.weight is None:
         return Weight(None, None, _nothing)
-    if _is_plain(live, like):
+    if _is_plain(live, like.dtype) and all(p is None or p.device == like.device for p in live._parameters.values()):
         return Weight(live.weight, live.bias if "bias" in live._parameters else None, _nothing)
     if hasattr(live, "cast_bias_weight"):  # layers of other node packs that unpack their weights themselves, as GGUF's
         weight, bias = live.cast_bias_weight(like)
@@ -248,17 +248,16 @@ def blank(streamed: bool, live: Any, like: Tensor) -> Weight:
     if live.weight is None:
         return Weight(None, None, _nothing)
     shape = (live.out_features, live.in_features) if is_linear(live) else live.weight.shape
-    made = streamed or type(live.weight) not in (Tensor, nn.Parameter) or live.weight.dtype != like.dtype
+    made = streamed or not _is_plain(live, like.dtype)
     bias = None if getattr(live, "bias", None) is None else like.new_empty(1).expand(shape[0])
     return Weight(like.new_empty(shape) if made else like.new_empty(1).expand(shape), bias, _nothing)
 
 
-def _is_plain(live: Any, like: Tensor) -> bool:
-    """Returns whether the weight of a module is used just as it lies in memory, as `cast_bias_weight` would find out in
-    ten times as long."""
+def _is_plain(live: Any, dtype: torch.dtype) -> bool:
+    """Returns whether the weight of a module, once it is on the device, is used just as it lies in memory, as
+    `cast_bias_weight` would find out in ten times as long."""
     params, others = live._parameters, live.__dict__
-    return (all(param is None or (type(param) is nn.Parameter and param.dtype == like.dtype
-                                  and param.device == like.device) for param in params.values())
+    return (all(param is None or (type(param) is nn.Parameter and param.dtype == dtype) for param in params.values())
             and params.keys() <= {"weight", "bias"} and not live._buffers and "_v" not in others
             and "pre_quant_scale" not in others and not hasattr(type(live), "cast_bias_weight")
             and not getattr(live, "weight_function", True) and not getattr(live, "bias_function", True))

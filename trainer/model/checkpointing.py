@@ -17,7 +17,7 @@ Run = Callable[..., Any]
 
 
 class Blocks:
-    """The blocks of a view, in order of execution, and what each of them keeps from the forward to the backward pass.
+    """Holds the blocks of a view, in order of execution, and says what each of them keeps for the backward pass.
 
     A block in `kept` keeps everything. Any other keeps its inputs alone and is computed again in the backward pass
     (Chen et al. 2016, arXiv:1604.06174). Both give the same gradients, bit for bit, so `kept` may change from one

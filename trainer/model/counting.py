@@ -24,7 +24,7 @@ class Live(TorchDispatchMode):
         self._sizes = weakref.WeakKeyDictionary({tensor.untyped_storage(): 0 for tensor in known})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and not self._has_values(args[0]):
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return 1  # a choice that depends on values, such as whether dropout keeps a layer: it does
         result = func(*args, **(kwargs or {}))
         if count := flop_registry.get(func.overloadpacket):
@@ -36,10 +36,6 @@ class Live(TorchDispatchMode):
                 self.peak = max(self.peak, self.now)
                 weakref.finalize(storage, self._gone, size)
         return result
-
-    @staticmethod
-    def _has_values(tensor: Tensor) -> bool:
-        return not isinstance(tensor, FakeTensor)
 
     def _gone(self, size: int) -> None:
         self.now -= size

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..disk.text import amount
+from ..disk.text import amount, counted
 from .rehearsal import Rehearsed
 
 MARGIN, WORKSPACE, LEAST_SHARE = 0.05, 256 * 2**20, 0.02
@@ -16,6 +16,8 @@ MARGIN, WORKSPACE, LEAST_SHARE = 0.05, 256 * 2**20, 0.02
 share of what a step needs, and so many bytes or, of a small device, a share of what there is."""
 GB = 1e9
 
+DRIVER, BESIDE = 600 * 2**20, 8 * 2**30 // 10
+"""Of a card that is not at hand: what its driver and the desktop take, and what ComfyUI leaves free beside weights."""
 WEIGHTS_LEAVE_IN = 4
 """In how many parts weights leave the device when memory runs out again and again."""
 
@@ -36,7 +38,12 @@ class Memory:
     streams: bool = False
     """Whether weights for which there is no room can be fetched for each use."""
     largest: int = 0
-    """What is needed to fetch the largest weight."""
+    """What is needed to fetch the largest weights."""
+
+    def on_card(self, size: float) -> Memory:
+        """Returns the memory that the same model would have on a card with so many gigabytes (of 2³⁰ bytes, as cards
+        are sold)."""
+        return replace(self, available=max(0, int(size * 2**30) - DRIVER), streams=True, beside=BESIDE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +102,10 @@ class Plan:
     """The operations of a batch, by the pictures' size."""
     blocks: int = 0
     """How many blocks the model has."""
+    batch_size: int = 1
+    """How many images a batch has."""
+    further: bool = False
+    """Whether a step has more than one batch, or a batch several parts."""
     costs: Mapping[Size, Rehearsed] = field(default_factory=dict, repr=False)
     """What was rehearsed on the rung, by the pictures' size."""
     reserve: int = 0
@@ -131,7 +142,7 @@ class Plan:
         """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
         if any(self.kept.values()):
             fewer = {size: frozenset(sorted(kept)[(len(kept) + 1) // 2:]) for size, kept in self.kept.items()}
-            peaks = {size: self.costs[size].peak(kept, further=True) for size, kept in fewer.items()}
+            peaks = {size: self.costs[size].peak(kept, further=self.further) for size, kept in fewer.items()}
             return replace(self, kept=fewer, peaks=peaks)
         if self.rung.streamed and self.reserve < self.memory.weights:
             return replace(self, reserve=self.reserve + max(1, self.memory.weights // WEIGHTS_LEAVE_IN))
@@ -151,6 +162,8 @@ class Plan:
         if self.blocks:
             fewest = min((len(kept) for kept in self.kept.values()), default=0)
             yield (f"keeping {fewest} of {self.blocks} blocks" if fewest else "every block is computed twice")
+        if rung.images < self.batch_size:
+            yield f"{counted(rung.images, 'picture')} of {self.batch_size} at a time"
         if rung.in_ram:
             yield "their inputs are kept in the computer's memory"
         if rung.streamed:
@@ -200,9 +213,10 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
     if checkpointing == "none":
         ways = ways[:1]
     for index, rung in enumerate(ways):
-        made = Plan(memory=memory, fixed=fixed, rungs=tuple(ways[index:]))
+        made = Plan(memory=memory, fixed=fixed, rungs=tuple(ways[index:]), batch_size=batch_size,
+                    further=further or rung.images < batch_size)
         for size in largest_first:
-            made = _with_size(made, size, costs(size, rung), checkpointing, further or rung.images < batch_size)
+            made = _with_size(made, size, costs(size, rung), checkpointing)
             if not _fits(made):
                 break
         else:
@@ -210,10 +224,10 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
     raise DoesNotFit(_too_large(made, checkpointing))
 
 
-def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str, further: bool) -> Plan:
+def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str) -> Plan:
     """Returns the plan with pictures of one size more, and as many of their blocks kept as there is room for."""
     rung, all_kept = made.rung, worth_most_first(cost)
-    options = {"further": further, "in_ram": rung.in_ram, "holds": rung.holds}
+    options = {"further": made.further, "in_ram": rung.in_ram, "holds": rung.holds}
 
     def keeping(count: int) -> Plan:
         kept = frozenset(all_kept[:count])

@@ -61,7 +61,7 @@ class BlockCost:
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """A moment of the rehearsed step, in which every block is computed again: between two blocks, or at one."""
+    """Holds a moment of the rehearsed step, in which every block is computed again: between two blocks, or at one."""
 
     used: int
     """The bytes in use; between two blocks the most."""

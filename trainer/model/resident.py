@@ -25,14 +25,14 @@ class Resident:
 
     def __init__(self, host: Host, room: Callable[[], int], turns: Callable[[], int] = _alone) -> None:
         """`room` returns the number of bytes that must be free beside the model."""
-        self._host, self.room, self._turns = host, room, turns
+        self._host, self._room, self._turns = host, room, turns
         self._seen: int | None = None
 
     def bring(self) -> None:
         """Loads the model if somebody may have changed or moved it."""
         turns = self._turns()
         if turns != self._seen or not self._host.undisturbed():
-            self._host.load(self.room())
+            self._host.load(self._room())
             self._seen = turns
 
     def bring_again(self) -> None:

@@ -104,7 +104,7 @@ class Stage:
     def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
         # Which layers module dropout leaves out, and some ways to begin, depend on values, and a rehearsal has none.
         config = replace(config, module_dropout=0.0, init=field_of(TrainConfig, "init").default)
-        self.host, self.config, self.about = host, config, (host.memory().weights, streamed)
+        self.host, self.config, self.about = host, config, (host.memory().weights, host.dtype, streamed)
         self.view = host.blank(DTYPES[config.adapter_dtype], streamed=streamed)
         self.params = inject(self.view, config, layout(self.view, config, host.family, start))
         self.layers = (host.family.name, str(host.device), *(

@@ -77,8 +77,8 @@ class Trainer:
         (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. Raises
         ValueError if the recipe or the start does not fit the model, or the training does not fit the memory."""
         self.host, self.config, self.examples, self._tell = host, config, examples, tell
-        self.plan = plan_of(host, config, examples, start)
-        self.model = Resident(host, lambda: self.plan.room, turns)
+        self.plan, self._there = plan_of(host, config, examples, start), lambda: 0
+        self.model = Resident(host, self._room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
         inject(self.view, config, layout(self.view, config, host.family, start))
@@ -90,7 +90,7 @@ class Trainer:
         self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, config)
         self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
-        self.model.room = self._room
+        self._there = self._bytes_there
         self.averaged = Averaged(self.params, self.optimizer, config)
         shapes = [(tuple(e.latents.shape), e.num_repeats) for e in examples]
         self.batches = Batches(shapes, config.batch_size, config.seed)
@@ -161,10 +161,14 @@ class Trainer:
                    f"and takes longer: {lower.sentence()}", lower)
 
     def _room(self) -> int:
-        """Returns how many bytes must be free beside the model, the adapter, and what there is of its optimizer."""
+        """Returns how many bytes must be free beside the model, and beside what there is of the adapter already."""
+        return max(0, self.plan.room - self._there())
+
+    def _bytes_there(self) -> int:
+        """Returns what the adapter and the state of its optimizer take on the device."""
         state = (value for values in self.optimizer.state.values() for value in values.values())
         there = [*self.params, *filter(torch.is_tensor, state)]
-        return max(0, self.plan.room - sum(t.nbytes for t in there if t.device == self.host.device))
+        return sum(t.nbytes for t in there if t.device == self.host.device)
 
     def _count_skipped(self, value: float, rate: float) -> None:
         self.skipped += 1
