@@ -184,7 +184,7 @@ def test(environment: Environment, arguments: list[str], quick: bool) -> None:
     elif not any(not argument.startswith("-") for argument in arguments):
         arguments = ["tests", *arguments]
     if not {"-n", "--pdb", "-s"} & {*arguments}:  # a file's tests share what they set up, so they stay together
-        arguments = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
+        arguments = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart=0", *arguments]
     # One thread each: two processes share two cores, and sums must not depend on how many there are.
     environment.run("-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", *arguments, OMP_NUM_THREADS="1")
 
