@@ -317,7 +317,7 @@ def flop(shape: dict[str, Any], pixels: int) -> int:
     import comfy.ldm.flux.model
     import comfy.ops
     from livelora.trainer.comfy.families.flux1 import FLUX1
-    from livelora.trainer.comfy.host import fetch
+    from livelora.trainer.comfy.weights import fetch
     from livelora.trainer.model.checkpointing import Blocks
     from livelora.trainer.model.view import build_view
     from torch.utils.flop_counter import FlopCounterMode

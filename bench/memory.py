@@ -157,7 +157,7 @@ def predicted(host: Any, point: Point) -> tuple[int, frozenset[int]]:
 def counted(host: Any, point: Point, kept: frozenset[int]) -> int:
     """What a whole step takes, in bytes above the weights."""
     import torch
-    from livelora.trainer.comfy.host import fetch
+    from livelora.trainer.comfy.weights import fetch
     from livelora.trainer.lora.inject import inject
     from livelora.trainer.model.checkpointing import Blocks
     from livelora.trainer.model.view import build_view, copied_once

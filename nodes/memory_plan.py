@@ -59,10 +59,10 @@ class MemoryPlan(io.ComfyNode):
     def execute(cls, model, clip, vae, dataset, card, **settings) -> io.NodeOutput:
         host = ComfyHost(model, clip, vae)
         config = TrainConfig(steps=1, **settings)
-        memory = host.memory().on_card(card) if card else host.memory()
-        items = dataset.items
+        other = host.memory().on_card(card) if card else None
+        memory, items = other or host.memory(), dataset.items
         try:
-            plan, problem = plan_before(host, config, items, memory=memory), ""
+            plan, problem = plan_before(host, config, items, memory=other), ""
         except DoesNotFit as err:
             plan, problem = _least(host, config, items, memory), str(err)
         if plan is None:
@@ -91,7 +91,7 @@ def _by_size(plan: Plan) -> Iterator[str]:
         twice = plan.blocks - len(kept)
         yield (f"Latents {size[-1]} × {size[-2]}: {amount(plan.peaks[size])} a step, "
                f"{f'{twice} of {plan.blocks} blocks computed twice' if twice else 'no block computed twice'}, "
-               f"{plan.flop[size] / 1e12:.1f} TFLOP.")
+               f"{plan.batch_size * plan.flop[size] / 1e12:.1f} TFLOP.")
 
 
 def _range(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> str:

@@ -11,6 +11,8 @@ const NOTHING = {
 };
 const PAUSE = ["pause", "pi pi-pause", "Pause training"];
 const RESUME = ["resume", "pi pi-play", "Resume training"];
+const WORK = { waiting: "waiting for prompts", loading: "loading the model", "held-out": "held-out loss" };
+const SPEED = "The seconds of a step; how near that is to the fastest the device multiplies matrices; and what took most of the time.";
 const PARTS = `
   <div class="head">
     <div class="state" aria-live="polite"></div>
@@ -29,7 +31,7 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="muted files"></div><div class="muted memory"></div><div class="error"></div><div class="advice"></div>`;
+  <div class="muted losses"></div><div class="muted files"></div><div class="muted memory"></div><div class="muted speed"></div><div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
   const element = addElement(node, "monitor", 220);
@@ -121,6 +123,7 @@ function showLines(element, facts) {
   element.querySelector(".losses").textContent = lossLine(facts);
   element.querySelector(".files").textContent = fileLine(facts);
   Object.assign(element.querySelector(".memory"), { textContent: memoryLine(facts), title: facts.memory?.sentence ?? "" });
+  Object.assign(element.querySelector(".speed"), { textContent: speedLine(facts), title: SPEED });
   element.querySelector(".error").textContent = failure;
   element.querySelector(".advice").textContent = facts.warnings.join("\n");
 }
@@ -133,6 +136,17 @@ function memoryLine({ state, memory }) {
   const kept = Math.min(...Object.values(memory.kept));
   if (kept < memory.blocks) parts.push(`${memory.blocks - kept} of ${memory.blocks} blocks computed twice`);
   if (memory.streamed) parts.push("weights fetched for each step");
+  return parts.join(" · ");
+}
+
+/** How fast it goes, and what takes most of the time. */
+function speedLine({ state, seconds_per_step: seconds, of_peak: share, spent = {} }) {
+  if (!seconds || ["queued", "failed"].includes(state)) return "";
+  const parts = [`${seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)} s a step`];
+  if (share) parts.push(`${Math.round(100 * share)} % of the device's peak`);
+  const total = Object.values(spent).reduce((sum, part) => sum + part, 0);
+  const most = Object.entries(spent).sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([, part]) => part >= total / 100);
+  if (most.length) parts.push(most.map(([work, part]) => `${WORK[work] ?? work} ${Math.round((100 * part) / total)} %`).join(", "));
   return parts.join(" · ");
 }
 

@@ -12,7 +12,8 @@ import comfy.sd
 import pytest
 import torch
 from livelora.trainer.comfy.families.flux1 import FLUX1
-from livelora.trainer.comfy.host import ComfyHost, fetch, with_lora
+from livelora.trainer.comfy.host import ComfyHost, with_lora
+from livelora.trainer.comfy.weights import fetch
 from livelora.trainer.lora import kinds
 from livelora.trainer.lora.formats import adapter_kind
 from livelora.trainer.lora.inject import (

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,30 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     assert {state for event, state in events if event == "progress"} >= {"training", "finishing", "done"}
     assert equal(job.lora("last"), load_file(path / "lora.safetensors"))
     assert job.lora("last").metadata["ss_steps"] == "8"
+
+
+def test_a_job_tells_where_its_time_goes(host, dataset, tmp_path):
+    lease, began = Lease(), time.perf_counter()
+    job = Book(tmp_path / "jobs", lease).submit(
+        Task.of(host, TrainConfig(**RECIPE, validate_every=4), dataset, validation=dataset, preview=PREVIEW))
+
+    def prompt() -> None:
+        lease.take_for_prompt()
+        time.sleep(0.3)
+        lease.give_back()
+
+    at_step(job, 4, threading.Thread(target=prompt).start)
+    assert job.ended.wait(300)
+    taken, facts = time.perf_counter() - began, job.history.facts(8)
+    assert facts["spent"].keys() == {"waiting", "loading", "data", "forward", "backward", "optimizer", "held-out",
+                                     "previews", "saving"}
+    assert facts["spent"]["waiting"] > 0.2 and 0.3 < sum(facts["spent"].values()) < taken
+    lines = [line for line in job.folder.metrics() if "loss" in line]
+    each = [sum(line["spent"].get(work, 0) for work in ("data", "forward", "backward", "optimizer")) for line in lines]
+    assert all(0 < parts <= line["seconds"] + 1e-3 for parts, line in zip(each, lines, strict=True))
+    assert "previews" in lines[0]["spent"] and "previews" not in lines[1]["spent"], "those of step 0 came before it"
+    assert facts["of_peak"] == pytest.approx(sum(job.history.of_peak) / 8) and 0 < facts["of_peak"] < 2
+    assert job.plan.rate and job.plan.least_seconds == pytest.approx(4 * max(job.plan.flop.values()) / job.plan.rate)
 
 
 def test_the_same_task_is_the_same_job_also_in_another_process(jobs, host, dataset, tmp_path):

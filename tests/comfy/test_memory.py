@@ -17,6 +17,7 @@ from livelora.trainer.training.example import Example
 from livelora.trainer.training.planning import plan_for
 from livelora.trainer.training.trainer import OutOfMemory, Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 RECIPE = TrainConfig(steps=4, rank=4, learning_rate=1e-3, optimizer="AdamW")
 SIZE = (16, 32, 32)
@@ -165,7 +166,18 @@ def test_another_type_of_number_makes_another_plan(host):
 def test_a_plan_says_what_goes_where(host):
     with_memory(host, 2_000_000_000, weights=10**9)
     assert re.fullmatch(r"1\.0 GB of 2\.0 GB: weights 1\.0 GB, LoRA and optimizer 2 MB, a step 2\d MB; keeping 4 of 4 "
-                        r"blocks\.", plan(host).sentence())
+                        r"blocks, at least [\d.]+ m?s a step\.", plan(host).sentence())
+
+
+def test_a_step_does_the_operations_that_were_counted(host):
+    """However many images run together and whichever blocks are computed twice."""
+    with_memory(host, 10**9)
+    for changes in ({}, {"gradient_checkpointing": "all"}, {"batch_size": 2}):
+        trainer = make(host, replace(RECIPE, **changes))
+        with FlopCounterMode(display=False) as counted:
+            trainer.step()
+        images = trainer.config.batch_size
+        assert counted.get_total_flops() == pytest.approx(images * max(trainer.plan.flop.values()), rel=0.01)
 
 
 # What happens when there was less

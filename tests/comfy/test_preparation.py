@@ -148,8 +148,8 @@ def test_gradients_are_those_of_captions_encoded_when_they_are_trained(host, fol
             for p in trainer.params:
                 p.copy_(torch.randn(p.shape, generator=draw) * 0.05)
         if now:
-            kept = trainer._texts
-            trainer._texts = lambda chosen, k: [host.encode_text(wording[id(t)]) for t in kept(chosen, k)]
+            kept = trainer.draws._texts
+            trainer.draws._texts = lambda chosen, k: [host.encode_text(wording[id(t)]) for t in kept(chosen, k)]
         for k in range(4):
             trainer._micro_batch(k)
         return [p.grad.clone() for p in trainer.params]
@@ -178,9 +178,9 @@ def test_each_view_is_trained_and_depends_on_the_step_alone(host, folder):
     found = prepare(Task.of(host, TrainConfig(**RECIPE), dataset))
     host.load(0)
     trainer = Trainer(host, TrainConfig(**RECIPE), found.train)
-    seen = [trainer._shown(found.train[:1], k)[0].latents.equal(found.train[0].latents) for k in range(200)]
+    seen = [trainer.draws._shown(found.train[:1], k)[0].latents.equal(found.train[0].latents) for k in range(200)]
     assert 70 < sum(seen) < 130
-    assert seen == [trainer._shown(found.train[:1], k)[0].latents.equal(found.train[0].latents) for k in range(200)]
+    assert seen == [trainer.draws._shown(found.train[:1], k)[0].latents.equal(found.train[0].latents) for k in range(200)]
 
 
 def test_latents_from_a_graph_are_the_images_they_were_made_of(host, folder, random_vae, clip, tmp_path):

@@ -114,11 +114,11 @@ def test_preservation_holds_the_answer_that_the_lora_must_not_touch(trainer, exa
 def test_dropped_captions_are_empty_and_the_share_is_right(trainer, example, host):
     blank, other = host.encode_text(""), host.encode_text("apple red")
     one = trainer([replace(example, texts=[example.texts[0], other], blank=blank, caption_dropout=0.25)])
-    drawn = [one._texts(one.examples, k)[0] for k in range(400)]
+    drawn = [one.draws[k].texts[0] for k in range(400)]
     counts = [sum(text is kind for text in drawn) for kind in (blank, example.texts[0], other)]
     assert sum(counts) == 400
     assert stats.chisquare(counts, [100, 150, 150]).pvalue > 0.001
-    again = [one._texts(one.examples, k)[0] for k in range(400)]
+    again = [one.draws[k].texts[0] for k in range(400)]
     assert all(a is b for a, b in zip(drawn, again, strict=True))
 
 
@@ -126,7 +126,7 @@ def test_stratified_noise_levels_cover_each_step(trainer, example):
     one = trainer([replace(example, num_repeats=8)], batch_size=2, gradient_accumulation_steps=4,
                   stratified_timesteps=True)
     for window in range(3):
-        drawn = torch.cat([one._normals(4 * window + place, 2, None) for place in range(4)])
+        drawn = torch.cat([one.draws._normals(4 * window + place, 2, None) for place in range(4)])
         shares = torch.special.ndtr(drawn.double())
         assert sorted((shares * 8).long().tolist()) == list(range(8))
 

@@ -21,6 +21,8 @@ from PIL import Image
 from reading import read
 
 SCRIPT = Path(__file__).parents[1] / "support" / "train.py"
+TIMES = ("seconds", "spent", "of_peak")
+"""What a line of the metrics says of time."""
 RECIPE = {"steps": 64, "rank": 8, "learning_rate": 1e-3, "optimizer": "AdamW8bit", "batch_size": 2,
           "gradient_accumulation_steps": 2, "ema_decay": 0.9, "caption_dropout": 0.3, "caption_shuffle": "tags",
           "dropout": 0.1, "lr_scheduler": "cosine", "lr_warmup_steps": 5, "held_out": 1, "validate_every": 7,
@@ -115,7 +117,7 @@ def left(home: Path) -> dict[str, object]:
     [folder] = [p for p in home.iterdir() if p.is_dir()]
     found: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "state").rglob("*")
                                 if p.is_file()}
-    found["metrics"] = [{k: v for k, v in json.loads(line).items() if k != "seconds"}
+    found["metrics"] = [{k: v for k, v in json.loads(line).items() if k not in TIMES}
                         for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for path in folder.rglob("lora*.safetensors"):
         content = path.read_bytes()

@@ -7,7 +7,8 @@ import threading
 import comfy.model_management as mm
 import pytest
 import torch
-from livelora.trainer.comfy.host import fetch, with_lora
+from livelora.trainer.comfy.host import with_lora
+from livelora.trainer.comfy.weights import fetch
 from livelora.trainer.lora.inject import inject
 from livelora.trainer.lora.tensors import to_lora
 from livelora.trainer.model.view import FrozenLinear, build_view

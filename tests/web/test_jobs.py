@@ -35,6 +35,8 @@ def test_pause_and_resume(page, server):
     facts = server.get(f"/livelora/jobs/{job}")
     assert facts["state"] == "paused"
     assert line == f"Paused at step {facts['step']} of 3000. Resume to go on."
+    assert re.fullmatch(r"[\d.]+ s a step · \d+ % of the device's peak · (\w[-\w ]+ \d+ %(, )?){1,3}",
+                        page.inner_text(".livelora .speed"))
     bar = page.locator(".livelora [role=progressbar]")
     assert bar.get_attribute("aria-valuenow") == str(facts["step"])
     assert bar.locator("div").evaluate("(e) => getComputedStyle(e).opacity") == "0.4"

@@ -21,7 +21,8 @@ from ..disk.packages import require
 from ..model.family import Family
 from ..model.view import is_linear
 from .families import family_of_model
-from .host import VERSION, fetch
+from .host import VERSION
+from .weights import fetch
 
 QuantizedTensor: Any = comfy.quant_ops.QuantizedTensor
 """ComfyUI's tensor that is stored packed. Without its package comfy_kitchen it is an empty class."""

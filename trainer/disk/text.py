@@ -1,4 +1,4 @@
-"""Knows what text a file can hold, and how a count is written."""
+"""Knows what text a file can hold, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def check_text(what: str, text: str) -> None:
 def amount(size: float) -> str:
     """Returns so many bytes in words, such as '29 MB' or '11.1 GB'."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Returns so much time in words, such as '50 ms', '1.4 s' or '12 s'."""
+    number, unit = (1000 * seconds, "ms") if seconds < 0.1 else (seconds, "s")
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
 
 
 def counted(number: int, noun: str) -> str:

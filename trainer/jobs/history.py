@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import statistics
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -47,6 +48,11 @@ class History:
         """The loss of every step that was not skipped."""
         self.held_out = Curve()
         self.warnings: list[str] = []
+        self.spent: dict[str, float] = defaultdict(float)
+        """The seconds that each kind of work took in this process, waiting for prompts among them."""
+        self.of_peak: deque[float] = deque(maxlen=20)
+        """The share of the device's peak that each of the last steps came to."""
+        self._since: dict[str, float] = defaultdict(float)  # the same as `spent`, since the last step's line
         self._seconds: deque[float] = deque(maxlen=20)
         self._board: Board | None = None
         self._unwritten: list[dict[str, Any]] = []
@@ -70,21 +76,42 @@ class History:
         points = [(line["step"], line["validation"]) for line in lines if "validation" in line]
         self.held_out = Curve(bases[0] if bases else None, points)
 
+    def spend(self, work: str, seconds: float) -> None:
+        """Adds to the time that a kind of work took."""
+        self.spent[work] += seconds
+        self._since[work] += seconds
+
+    @contextlib.contextmanager
+    def spending(self, work: str) -> Iterator[None]:
+        """Adds the time inside to what a kind of work took."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(work, time.perf_counter() - began)
+
     def add_step(self, result: StepResult, seconds: float) -> None:
-        """Records a step that was taken or skipped."""
+        """Records a step that was taken or skipped, and where the time since the one before has gone."""
         self.step, self.learning_rate = self.step + 1, result.learning_rate
         self._seconds.append(seconds)
         loss, norm = (None, None) if result.skipped else (result.loss, result.grad_norm)  # JSON has no NaN
         self.step_loss = loss
         self.peak = result.peak
+        for work, taken in result.spent.items():
+            self.spend(work, taken)
+        if result.of_peak is not None:
+            self.of_peak.append(result.of_peak)
         if loss is None:
             self.skipped += 1
             self.warn("Steps were skipped because their loss or gradient was no number. If there are many, lower the "
                       "learning rate.")
         else:
             self.losses.append(loss)
+        device = {"peak_bytes": result.peak, "of_peak": result.of_peak and round(result.of_peak, 4)}
         self._append({"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": result.learning_rate,
-                      "seconds": round(seconds, 4), **({} if result.peak is None else {"peak_bytes": result.peak})})
+                      "seconds": round(seconds, 4), "spent": {work: round(s, 4) for work, s in self._since.items()},
+                      **{name: value for name, value in device.items() if value is not None}})
+        self._since.clear()
 
     def add_base(self, loss: float) -> None:
         """Records the held-out loss of the model without the adapter."""
@@ -132,6 +159,8 @@ class History:
             "step": self.step, "steps": total, "skipped": self.skipped, "learning_rate": self.learning_rate,
             "loss": statistics.fmean(self.losses[-20:]) if self.losses else None, "step_loss": self.step_loss,
             "validation": curve.points, "validation_base": curve.base, "best": curve.best,
+            "seconds_per_step": self.step_seconds or None, "spent": dict(self.spent),
+            "of_peak": statistics.fmean(self.of_peak) if self.of_peak else None,
             "seconds_left": round((total - self.step) * self.step_seconds) if self._seconds else None,
             "warnings": [*self.warnings, *([overfitting] if overfitting else [])],
         }

@@ -112,7 +112,9 @@ class Run:
         """Holds the lease for work that is of no use once the job is to end. Raises Withdrawn if it is to end."""
         if self._job.wish:
             raise Withdrawn
-        with self._lease.step(self._shall_end):
+        with contextlib.ExitStack() as held:
+            with self._history.spending("waiting"):
+                held.enter_context(self._lease.step(self._shall_end))
             yield
 
     def _shall_end(self) -> bool:
@@ -120,12 +122,13 @@ class Run:
 
     def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
         with self._hold():
-            trainer.model.bring()  # before the clock starts, because it is no part of the step
+            with self._history.spending("loading"):  # before the clock starts, because it is no part of the step
+                trainer.model.bring()
             began = time.perf_counter()
             return trainer.step(), time.perf_counter() - began
 
     def _save(self, trainer: Trainer) -> None:
-        with self._history.tolerating("state"):
+        with self._history.spending("saving"), self._history.tolerating("state"):
             self._folder.check_room(state.size(trainer), "A state")
             state.save(self._folder.states, trainer, self._lora_now(trainer), self._config.keep_states)
             self._job.write()
@@ -221,7 +224,7 @@ class Run:
         """Returns the mean held-out loss; with `base`, that of the model without the adapter."""
         losses: list[float] = []
         for part in self._held_out.parts:
-            with self._hold():
+            with self._hold(), self._history.spending("held-out"):
                 losses += trainer.carefully(partial(trainer.model.run, partial(
                     self._held_out.losses, trainer, part, base=base)))
         return statistics.fmean(losses)
@@ -251,7 +254,7 @@ class Run:
         while True:
             begun += 1
             give_way: Callable[[], bool] = self._lease.prompt_is_next if begun <= GIVES_WAY else lambda: False
-            with self._hold(), contextlib.suppress(GiveWay):
+            with self._hold(), self._history.spending("previews"), contextlib.suppress(GiveWay):
                 if strength not in samplers:
                     samplers[strength] = make(strength)
                 return samplers[strength](texts[sample.prompt], texts[sample.negative], sample.settings, give_way)

@@ -16,7 +16,8 @@ from ..disk.files import append_whole
 log = logging.getLogger(__name__)
 
 TAGS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate",
-        "seconds": "train/seconds", "validation": "held_out/loss", "validation_base": "held_out/base"}
+        "seconds": "train/seconds", "of_peak": "train/of_peak", "validation": "held_out/loss",
+        "validation_base": "held_out/base"}
 """Maps each field of a line of `metrics.jsonl` to the name of its curve."""
 
 
@@ -41,6 +42,7 @@ class Board:
 
         Raises OSError if it cannot be written. The file then ends with the line before, and the next may succeed."""
         values = {tag: facts[name] for name, tag in TAGS.items() if facts.get(name) is not None}
+        values |= {f"seconds/{work}": seconds for work, seconds in facts.get("spent", {}).items()}
         if self._modules is None or not values:
             return
         proto, records = self._modules

@@ -96,6 +96,11 @@ class Host(Protocol):
         """
         ...
 
+    def matmul_rate(self) -> float | None:
+        """Returns how many floating-point operations a second the device does when it multiplies large matrices of the
+        model's type; None if that cannot be measured."""
+        ...
+
     def free(self) -> None:
         """Gives memory that nothing uses back to the device."""
         ...

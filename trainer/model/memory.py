@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..disk.text import amount, counted
+from ..disk.text import amount, counted, duration
 from .rehearsal import Rehearsed
 
 MARGIN, WORKSPACE, LEAST_SHARE = 0.05, 256 * 2**20, 0.02
@@ -98,12 +98,16 @@ class Plan:
     """The blocks that keep everything, by the pictures' size."""
     peaks: Mapping[Size, int] = field(default_factory=dict)
     """What activations and gradients need at most, in bytes, by the pictures' size."""
-    flop: Mapping[Size, int] = field(default_factory=dict)
-    """The operations of a batch, by the pictures' size."""
+    flop: Mapping[Size, float] = field(default_factory=dict)
+    """The operations for one image, by its size, without those of preserving a prompt."""
+    rate: float | None = None
+    """The most operations a second that the device does; None if that is not known."""
     blocks: int = 0
     """How many blocks the model has."""
     batch_size: int = 1
     """How many images a batch has."""
+    batches: int = 1
+    """How many batches a step has."""
     further: bool = False
     """Whether a step has more than one batch, or a batch several parts."""
     costs: Mapping[Size, Rehearsed] = field(default_factory=dict, repr=False)
@@ -138,12 +142,21 @@ class Plan:
         """Returns how many bytes must be free beside the weights."""
         return with_margin(self.work, self.memory) + self.reserve
 
+    @property
+    def least_seconds(self) -> float | None:
+        """Returns how long a step of the largest pictures takes at least, however good the program; None if the rate of
+        the device is not known."""
+        if not self.rate:
+            return None
+        return self.batches * self.batch_size * max(self.flop.values()) / self.rate
+
     def lower(self) -> Plan | None:
         """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
         if any(self.kept.values()):
             fewer = {size: frozenset(sorted(kept)[(len(kept) + 1) // 2:]) for size, kept in self.kept.items()}
             peaks = {size: self.costs[size].peak(kept, further=self.further) for size, kept in fewer.items()}
-            return replace(self, kept=fewer, peaks=peaks)
+            flop = {size: self.costs[size].flop(kept) / self.rung.images for size, kept in fewer.items()}
+            return replace(self, kept=fewer, peaks=peaks, flop=flop)
         if self.rung.streamed and self.reserve < self.memory.weights:
             return replace(self, reserve=self.reserve + max(1, self.memory.weights // WEIGHTS_LEAVE_IN))
         return replace(self, rungs=self.rungs[1:]) if len(self.rungs) > 1 else None
@@ -168,13 +181,16 @@ class Plan:
             yield "their inputs are kept in the computer's memory"
         if rung.streamed:
             yield "the other weights are fetched for each step, which is slower"
+        if self.least_seconds:
+            yield f"at least {duration(self.least_seconds)} a step"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values, for JSON."""
         return {"sentence": self.sentence(), "available": self.memory.available, "weights": self.weights,
                 "adapter": self.fixed.adapter, "optimizer": self.fixed.optimizer, "needed": self.work,
-                "step": self.work - self.fixed.lasting, "blocks": self.blocks, "images_at_once": self.rung.images,
-                "streamed": self.rung.streamed, "inputs_in_ram": self.rung.in_ram,
+                "step": self.work - self.fixed.lasting, "least_seconds": self.least_seconds,
+                "blocks": self.blocks, "images_at_once": self.rung.images, "streamed": self.rung.streamed,
+                "inputs_in_ram": self.rung.in_ram,
                 "kept": {"×".join(map(str, size[-2:])): len(kept) for size, kept in self.kept.items()}}
 
 
@@ -231,8 +247,8 @@ def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str) -> P
 
     def keeping(count: int) -> Plan:
         kept = frozenset(all_kept[:count])
-        return replace(made, kept={**made.kept, size: kept}, flop={**made.flop, size: cost.flop(kept)},
-                       peaks={**made.peaks, size: cost.peak(kept, **options)}, blocks=len(cost.blocks),
+        return replace(made, kept={**made.kept, size: kept}, peaks={**made.peaks, size: cost.peak(kept, **options)},
+                       flop={**made.flop, size: cost.flop(kept) / rung.images}, blocks=len(cost.blocks),
                        costs={**made.costs, size: cost})
 
     if checkpointing == "none":

@@ -38,7 +38,8 @@ each block of so many values."""
 def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Text,
              start: dict[str, Tensor] | None = None, memory: Memory | None = None) -> Plan:
     """Returns the plan for a recipe and pictures of these sizes, (C, H, W) in latent pixels, with captions as long as
-    `text`. Takes seconds and no memory of the device. `memory` is planned for instead of the host's.
+    `text`. Takes seconds, and no memory of the device but a little to measure how fast it is. `memory` is planned
+    for instead of the host's.
 
     Raises DoesNotFit if nothing fits, and RuntimeError if the model has a block that cannot be trained."""
     stand_ins = _areas(sizes)
@@ -51,15 +52,17 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     def costs(size: Size, images: int, streamed: bool) -> Rehearsed:
         return stage(streamed).step(size, images, text)
 
-    memory = memory or host.memory()
-    left = int(max(0, memory.available - config.leave_free * GB))
+    there = memory or host.memory()
+    left = int(max(0, there.available - config.leave_free * GB))
     with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
-        made = plan(replace(memory, available=left), fixed(stage(False).params, config, host.dtype),
+        made = plan(replace(there, available=left), fixed(stage(False).params, config, host.dtype),
                     lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()},
                     config.batch_size, checkpointing=config.gradient_checkpointing,
                     further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
-    return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
-                            for name in ("kept", "peaks", "flop", "costs")})
+    by_size = {name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
+               for name in ("kept", "peaks", "flop", "costs")}
+    return replace(made, rate=None if memory else host.matmul_rate(), batches=config.gradient_accumulation_steps,
+                   **by_size)
 
 
 def plan_of(host: Host, config: TrainConfig, examples: Sequence[Example],

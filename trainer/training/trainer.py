@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -25,12 +25,13 @@ from ..model.view import copied_once
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator, seeded
 from .averaging import Averaged
-from .batches import Batches
+from .draws import Draws
 from .example import Example
-from .objective import elementwise_loss, image_losses, mask_weights, normals, sigmas_of, stratified_normals
+from .objective import elementwise_loss, image_losses
 from .optim import make_lr_scheduler, make_optimizer
 from .planning import DTYPES, plan_of
 from .rounding import rounded_step
+from .stopwatch import Stopwatch
 from .targets import layout, param_groups
 from .update import whole_or_not_at_all
 
@@ -51,6 +52,11 @@ class StepResult:
     """The most bytes of the device that were in use; None if the device does not tell."""
     skipped: bool = False
     """Whether nothing was updated, because the loss or gradient was not finite."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """The seconds that each kind of work took: "data", "forward", "backward" and "optimizer"."""
+    of_peak: float | None = None
+    """The share of the device's rate of multiplying matrices that the step came to (model FLOPs utilization, Chowdhery
+    et al. 2022, arXiv:2204.02311, but with what is computed twice); None if that rate is not known."""
 
 
 Result = TypeVar("Result")
@@ -76,7 +82,7 @@ class Trainer:
         """`start` is a LoRA to start from. `turns` counts the turns of others, after which the model may have moved
         (see Resident). `tell` hears a sentence and the new plan when training goes on with less memory. Raises
         ValueError if the recipe or the start does not fit the model, or the training does not fit the memory."""
-        self.host, self.config, self.examples, self._tell = host, config, examples, tell
+        self.host, self.config, self._tell = host, config, tell
         self.plan, self._there = plan_of(host, config, examples, start), lambda: 0
         self.model = Resident(host, self._room, turns)
         self.model.bring()
@@ -92,9 +98,9 @@ class Trainer:
         self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
         self._there = self._bytes_there
         self.averaged = Averaged(self.params, self.optimizer, config)
-        shapes = [(tuple(e.latents.shape), e.num_repeats) for e in examples]
-        self.batches = Batches(shapes, config.batch_size, config.seed)
+        self.draws = Draws(examples, config, host.family)
         self.steps_done = self.skipped = self.skipped_in_a_row = 0
+        self._watch, self._flop = Stopwatch(host.device), 0.0
 
     def step(self) -> StepResult:
         """Makes one optimizer update, or skips it if the loss or gradient is not finite. When memory runs out the step
@@ -111,7 +117,9 @@ class Trainer:
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.steps_done += 1
-        return StepResult(loss, norm, rate, self.host.peak(), skipped)
+        spent = self._watch.seconds()
+        of_peak = self._flop / sum(spent.values()) / self.plan.rate if self.plan.rate else None
+        return StepResult(loss, norm, rate, self.host.peak(), skipped, spent, of_peak)
 
     def carefully(self, work: Callable[[], Result]) -> Result:
         """Returns the result of `work`, which is done again with a plan that needs less when memory runs out. Raises
@@ -136,11 +144,14 @@ class Trainer:
             with whole_or_not_at_all(self.params, self.optimizer, self.averaged):
                 rounded_step(self.optimizer, generator(self.config.seed, "round", self.steps_done))
                 self.averaged.update()
+        self._watch.lap("optimizer")
         return loss, norm, skipped
 
     def _gradients(self) -> Tensor:
         """Computes the gradients of the next step and returns its mean loss, on the device. It can be called again."""
         self.optimizer.zero_grad()
+        self._watch.start()
+        self._flop = 0.0
         count = self.config.gradient_accumulation_steps
         with copied_once(self.view):
             return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)]).mean()
@@ -180,26 +191,25 @@ class Trainer:
 
     def _micro_batch(self, k: int) -> Tensor:
         """Adds the gradients of micro-batch k and returns its mean loss, on the device: nobody waits for it."""
-        chosen = self._shown([self.examples[i] for i in self.batches[k]], k)
-        latents = torch.stack([e.latents for e in chosen])
-        draw = generator(self.config.seed, "micro-batch", k)
-        tokens = self.host.family.tokens(latents[0, 0].numel())
-        sigmas = sigmas_of(self._normals(k, len(chosen), draw), tokens, self.config, self.host.family.process)
-        noise = torch.randn(latents.shape, generator=draw)
-        weights = moved(torch.tensor([e.weight for e in chosen]), self.host.device)
-        texts, masks = self._texts(chosen, k), self._masks(chosen)
-        self._follow_plan(tuple(latents.shape[1:]))
-        total, asked = torch.zeros_like(weights[0]), sum(e.preserved is not None for e in chosen)
+        drawn, device = self.draws[k], self.host.device
+        weights, masks = moved(drawn.weights, device), None if drawn.masks is None else moved(drawn.masks, device)
+        count, size = len(drawn.examples), tuple(drawn.latents.shape[1:])
+        self._follow_plan(size)
+        self._flop += count * self.plan.flop[size]
+        self._watch.lap("data")
+        total, asked = torch.zeros_like(weights[0]), sum(e.preserved is not None for e in drawn.examples)
         with self._own_randomness(k):
-            for part in self._parts(len(chosen)):
-                losses = self.losses(latents[part], noise[part], sigmas[part], texts[part],
-                                     None if masks is None else masks[part])
-                self._backward((weights[part] * losses).sum() / len(chosen))
+            for part in self._parts(count):
+                noised = drawn.latents[part], drawn.noise[part], drawn.sigmas[part]
+                losses = self.losses(*noised, drawn.texts[part], None if masks is None else masks[part])
+                self._watch.lap("forward")
+                self._backward((weights[part] * losses).sum() / count)
                 total = total + (weights[part].abs() * losses.detach()).sum()
                 if self.config.preservation_weight:
-                    drift = self._drift(latents[part], noise[part], sigmas[part], chosen[part])
+                    drift = self._drift(*noised, drawn.examples[part])
+                    self._watch.lap("forward")
                     self._backward(self.config.preservation_weight * drift / max(1, asked))
-        return total / len(chosen)
+        return total / count
 
     def _follow_plan(self, size: tuple[int, ...]) -> None:
         """Lets the blocks keep what the plan says for pictures of this size, (C, H, W)."""
@@ -214,39 +224,7 @@ class Trainer:
     def _backward(self, loss: Tensor) -> None:
         if loss.requires_grad:  # it does not if module dropout left out every layer
             (loss / self.config.gradient_accumulation_steps).backward()
-
-    def _normals(self, k: int, count: int, draw: torch.Generator) -> Tensor:
-        """Returns the normal samples that the noise levels of micro-batch k are made of, one for each image."""
-        config = self.config
-        if not config.stratified_timesteps:
-            return normals(count, draw)
-        window, place = divmod(k, config.gradient_accumulation_steps)
-        whole = stratified_normals(config.batch_size * config.gradient_accumulation_steps,
-                                   generator(config.seed, "window", window))
-        return whole[place * config.batch_size:][:count]
-
-    def _shown(self, chosen: list[Example], k: int) -> list[Example]:
-        """Returns each image in one of its views, chosen at random."""
-        draw = generator(self.config.seed, "views", k)
-        drawn = [int(torch.randint(len(e.others) + 1, (), generator=draw)) for e in chosen]
-        return [replace(e, latents=e.others[i - 1][0], mask=e.others[i - 1][1]) if i else e
-                for e, i in zip(chosen, drawn, strict=True)]
-
-    def _texts(self, chosen: list[Example], k: int) -> list[Text]:
-        """Returns a caption for each image: one of its variants, or the empty one."""
-        draw, texts = generator(self.config.seed, "captions", k), []
-        for example in chosen:
-            dropped = torch.rand((), generator=draw).item() < example.caption_dropout
-            variant = int(torch.randint(len(example.texts), (), generator=draw))
-            texts.append(example.blank if dropped and example.blank is not None else example.texts[variant])
-        return texts
-
-    def _masks(self, chosen: list[Example]) -> Tensor | None:
-        if all(e.mask is None for e in chosen):
-            return None
-        whole = torch.ones(chosen[0].latents.shape[1:])
-        masks = torch.stack([whole if e.mask is None else e.mask for e in chosen])
-        return moved(mask_weights(masks, self.config.unmasked_weight), self.host.device)
+        self._watch.lap("backward")
 
     @contextlib.contextmanager
     def _own_randomness(self, k: int) -> Iterator[None]:

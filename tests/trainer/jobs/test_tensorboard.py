@@ -36,7 +36,7 @@ def test_every_field_becomes_a_point_of_its_curve(tmp_path):
     board.add({"step": 0, "validation_base": 0.5})
     board.add({"step": 0, "validation": 0.4375})
     board.add(line(1, 0.375))
-    board.add(line(2, 0.125))
+    board.add(line(2, 0.125) | {"of_peak": 0.5, "spent": {"forward": 0.25, "waiting": 2.0}})
     board.add({"step": 2, "validation": 0.25})
     board.add(line(3, 0.0625) | {"learning_rate": 0.0})
     assert read(tmp_path) == {
@@ -44,7 +44,8 @@ def test_every_field_becomes_a_point_of_its_curve(tmp_path):
         "train/loss": [(1, 0.375), (2, 0.125), (3, 0.0625)],
         "train/grad_norm": [(1, 0.75), (2, 0.25), (3, 0.125)],
         "train/learning_rate": [(1, 1e-4), (2, 1e-4), (3, 0.0)],
-        "train/seconds": [(1, 0.25), (2, 0.25), (3, 0.25)]}
+        "train/seconds": [(1, 0.25), (2, 0.25), (3, 0.25)],
+        "train/of_peak": [(2, 0.5)], "seconds/forward": [(2, 0.25)], "seconds/waiting": [(2, 2.0)]}
 
 
 def test_a_skipped_step_leaves_a_gap_in_the_loss(tmp_path):
