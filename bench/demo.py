@@ -28,6 +28,8 @@ HELD_OUT = ROOT / "bench" / "demo_model" / "held_out"
 COLUMNS = {"base": None, "LoRA 0.5": 0.5, "LoRA 1.0": 1.0}
 ROWS = 8
 SAMPLER = {"steps": 24, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, "seed": 7}
+STALLED = 600
+"""Seconds without a change after which the demo gives up."""
 OVERFIT = {"preset.learning_rate": 3e-3, "lr_scheduler": "constant", "preset.steps": 100, "validate_every": 25}
 """What not to do: too high a learning rate that never falls. Its curve rises from step 25 on."""
 
@@ -49,15 +51,19 @@ def training_graph(server: Server) -> tuple[dict, str]:
 
 
 def train(server: Server, graph: dict) -> tuple[dict, dict]:
-    """Runs a training graph, printing how it goes; gives the job's own account and the outputs by node."""
+    """Runs a training graph, printing how it goes; gives the job's own account and the outputs by node. Raises
+    TimeoutError if nothing moves any more."""
     known = {job["job"] for job in server.get("/livelora/jobs")}
-    prompt_id, shown, told = server.queue(graph), "", 0.0
+    prompt_id, shown, told = server.queue(graph), "", time.monotonic()
     while not server.get(f"/history/{prompt_id}"):
         jobs = [job for job in server.get("/livelora/jobs") if job["job"] not in known]
-        line = progress(jobs[-1]) if jobs else "loading"
-        if line != shown and time.monotonic() - told > 2:
+        line, now = progress(jobs[-1]) if jobs else "loading", time.monotonic()
+        if line != shown and (now - told > 2 or not shown):
             print(f"  {line}", flush=True)
-            shown, told = line, time.monotonic()
+            shown, told = line, now
+        if now - told > STALLED:
+            raise TimeoutError(f"Nothing has moved for {STALLED} s: {line}. The end of ComfyUI's log:\n"
+                               f"{server.log()[-3000:]}")
         time.sleep(0.3)
     outputs = server.result(prompt_id)
     [job] = [job for job in server.get("/livelora/jobs") if job["job"] not in known]

@@ -26,11 +26,17 @@ SHAPE = dict(in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=102
              num_heads=8, depth=2, depth_single_blocks=6, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
              qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
 RANK, LATENT, TEXT_TOKENS = 16, 64, 256
+EVERYTHING = 1e6
+"""Megabytes that are always enough."""
 TARGETS = (r"(transformer_blocks|single_transformer_blocks)\.\d+\.(attn\.(to_q|to_k|to_v|add_q_proj|add_k_proj|"
            r"add_v_proj|to_out\.0|to_add_out)|(ff|ff_context)\.net\.(0\.proj|2)|norm1\.linear|"
            r"norm1_context\.linear|norm\.linear|proj_mlp|proj_out)")
 """diffusers' names of the layers that get a LoRA: all of every block."""
-ENGINES = ["livelora", "core, defaults", "core, depth 2", "core, depth 3", "diffusers + peft"]
+CORE, PEFT = "core, defaults", "diffusers + peft"
+ENGINES = ["livelora", CORE, "core, depth 2", "core, depth 3", PEFT, "livelora, planned", "livelora, all kept",
+           "diffusers + peft, all kept"]
+"""LiveLoRA computes every block twice, as many as the plan for the memory that core's defaults took has to, or none;
+core has three depths of checkpointing; diffusers has gradient checkpointing or not."""
 
 
 class Clock:
@@ -132,22 +138,26 @@ def example_of(shape: dict = SHAPE, latent: int = LATENT, tokens: int = TEXT_TOK
     return Example(torch.randn(16, latent, latent), [{"cond": context, "pooled_output": pooled}])
 
 
-def livelora(path: Path, steps: int, clock: Clock) -> None:
-    """Ours, every block recomputed, in a thread, as the job does it."""
+def livelora(path: Path, steps: int, clock: Clock, checkpointing: str, megabytes: float) -> None:
+    """Ours, with so much memory beside the weights, in a thread, as the job does it."""
     start_package()
     import bitsandbytes  # noqa: F401
     import diffusers.optimization  # noqa: F401
     import peft  # noqa: F401
+    from livelora.trainer.model.memory import Memory
     from livelora.trainer.recipe.config import TrainConfig
     from livelora.trainer.training import trainer as loop
 
     host, example = host_of(path), example_of()
-    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4, gradient_checkpointing="all")
+    host.memory = lambda: Memory(available=int(megabytes * 2**20), weights=0)
+    config = TrainConfig(steps=steps, rank=RANK, optimizer="AdamW", learning_rate=1e-4,
+                         gradient_checkpointing=checkpointing)
     make, loop.make_optimizer = loop.make_optimizer, lambda *a: clock.watch(make(*a))
 
     def train() -> None:
         clock.begin()
         trainer = loop.Trainer(host, config, [example])
+        print(trainer.plan.sentence())
         for _ in range(steps):
             trainer.step()
 
@@ -182,8 +192,8 @@ def core(path: Path, steps: int, clock: Clock, depth: int) -> None:
     nodes_train.TrainLoraNode.execute(**{name: [value] for name, value in one.items()})
 
 
-def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
-    """As its training example does it: gradient checkpointing, LoRA on the same layers, AdamW."""
+def diffusers_peft(path: Path, steps: int, clock: Clock, checkpointing: bool) -> None:
+    """As its training example does it: gradient checkpointing or not, LoRA on the same layers, AdamW."""
     import torch
     from diffusers import FluxTransformer2DModel
     from peft import LoraConfig
@@ -197,7 +207,8 @@ def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
     context, pooled = conditioning()
     tokens, edge = LATENT**2 // 4, LATENT // 2
     clock.begin()
-    model.enable_gradient_checkpointing()
+    if checkpointing:
+        model.enable_gradient_checkpointing()
     model.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = clock.watch(torch.optim.AdamW(params, lr=1e-4))
@@ -214,21 +225,23 @@ def diffusers_peft(path: Path, steps: int, clock: Clock) -> None:
         optimizer.zero_grad()
 
 
-def work(engine: str, path: Path, steps: int) -> None:
+def work(engine: str, path: Path, steps: int, megabytes: float) -> None:
     """One run in this process; prints its figures as JSON."""
     clock = Clock()
-    if engine == "livelora":
-        livelora(path, steps, clock)
+    if engine.startswith("livelora"):
+        checkpointing = {"livelora": "all", "livelora, planned": "auto", "livelora, all kept": "none"}[engine]
+        livelora(path, steps, clock, checkpointing, megabytes)
     elif engine.startswith("core"):
-        core(path, steps, clock, depth=1 if "defaults" in engine else int(engine[-1]))
+        core(path, steps, clock, depth=1 if engine == CORE else int(engine[-1]))
     else:
-        diffusers_peft(path, steps, clock)
+        diffusers_peft(path, steps, clock, checkpointing=engine == PEFT)
     print("FIGURES", json.dumps(clock.report()))
 
 
-def measure(engine: str, path: Path, steps: int) -> dict:
+def measure(engine: str, path: Path, steps: int, megabytes: float) -> dict:
     """One run in a fresh process."""
-    command = [sys.executable, __file__, "--engine", engine, "--checkpoint", str(path), "--steps", str(steps)]
+    command = [sys.executable, __file__, "--engine", engine, "--checkpoint", str(path), "--steps", str(steps),
+               "--megabytes", str(megabytes)]
     done = subprocess.run(command, capture_output=True, text=True)
     for line in done.stdout.splitlines():
         if line.startswith("FIGURES"):
@@ -237,16 +250,18 @@ def measure(engine: str, path: Path, steps: int) -> dict:
 
 
 def compare(rounds: int, steps: int) -> dict[str, dict[str, float]]:
-    """Medians of every engine, the engines taking turns."""
+    """Medians of every engine, the engines taking turns. Of a planned run the memory is what core's defaults took in
+    the same round; of the others it is no matter."""
     runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "flux.safetensors"
         subprocess.run([sys.executable, __file__, "--checkpoint", str(path)], check=True)
         for number in range(rounds):
             for engine in ENGINES:
-                found = measure(engine, path, steps)
+                there = runs[CORE][number]["megabytes"] if engine == "livelora, planned" else EVERYTHING
+                found = measure(engine, path, steps, there)
                 runs[engine].append(found)
-                print(f"round {number + 1}  {engine:17} {statistics.median(found['seconds']):6.2f} s/step "
+                print(f"round {number + 1}  {engine:26} {statistics.median(found['seconds']):6.2f} s/step "
                       f"{found['megabytes']:6.0f} MB", flush=True)
     return {engine: {"seconds": statistics.median(s for run in found for s in run["seconds"]),
                      "megabytes": statistics.median(run["megabytes"] for run in found)}
@@ -254,13 +269,17 @@ def compare(rounds: int, steps: int) -> dict[str, dict[str, float]]:
 
 
 def report(medians: dict[str, dict[str, float]]) -> None:
-    """A table, and the ratios that matter."""
-    ours = medians["livelora"]
-    print(f"\n{'':17}  s/step      MB   speed   memory   (LiveLoRA ÷ it, speed in steps/s)")
-    for engine, found in medians.items():
-        speed, memory = found["seconds"] / ours["seconds"], ours["megabytes"] / found["megabytes"]
-        print(f"{engine:17} {found['seconds']:7.2f} {found['megabytes']:7.0f}  {speed:6.2f} {memory:8.2f}")
-    best = min((e for e in ENGINES if e.startswith("core")), key=lambda e: medians[e]["seconds"])
+    """A table for each way of ours, with the ratios that matter."""
+    others = [engine for engine in ENGINES if not engine.startswith("livelora")]
+    best = min((e for e in others if e.startswith("core")), key=lambda e: medians[e]["seconds"])
+    for engine in (engine for engine in ENGINES if engine not in others):
+        ours = medians[engine]
+        print(f"\n{engine:26} {ours['seconds']:7.2f} {ours['megabytes']:7.0f}   speed   memory   "
+              "(it ÷ the other, speed in steps/s)")
+        for other in others:
+            found = medians[other]
+            speed, memory = found["seconds"] / ours["seconds"], ours["megabytes"] / found["megabytes"]
+            print(f"{other:26} {found['seconds']:7.2f} {found['megabytes']:7.0f}  {speed:6.2f} {memory:8.2f}")
     print(f"core's best depth for speed: {best}")
 
 
@@ -270,9 +289,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoint", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--megabytes", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
-        work(options.engine, options.checkpoint, options.steps)
+        work(options.engine, options.checkpoint, options.steps, options.megabytes)
     elif options.checkpoint:
         checkpoint(options.checkpoint, SHAPE)
     else:

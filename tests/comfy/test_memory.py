@@ -203,6 +203,16 @@ def test_memory_that_runs_out_at_any_moment_of_a_step_changes_no_bit(host):
                               "longer: ")
 
 
+def test_memory_that_lies_in_gaps_is_given_back_between_steps(host):
+    """What only PyTorch's allocator on a CUDA device has: told by the test."""
+    trainer, freed = make(host), []
+    host.free = lambda: freed.append(trainer.steps_done)
+    for unused in (0, trainer.plan.room, trainer.plan.room + 1):
+        host.unused = lambda unused=unused: unused
+        trainer.step()
+    assert freed == [3]
+
+
 def test_a_split_batch_gives_the_same_gradients(host):
     config = replace(RECIPE, batch_size=2, caption_dropout=0.5, preservation_weight=0.5)
     whole, split = make(host, config), make(host, config)

@@ -102,8 +102,20 @@ class ComfyHost:
         torch.cuda.reset_peak_memory_stats(self.device)
         return most
 
+    @property
+    def fetches_ahead(self) -> bool:
+        """Returns False with ComfyUI's DynamicVRAM: whether its pages wait for more than one line of work on the device
+        when they are given to another weight, is not known."""
+        return not getattr(self._patcher, "is_dynamic", bool)()
+
     def matmul_rate(self) -> float | None:
         return matmul_rate(self.device, self.dtype)
+
+    def unused(self) -> int:
+        """Returns what PyTorch keeps on a CUDA device; 0 on others, which do not tell."""
+        if self.device.type != "cuda":
+            return 0
+        return torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
 
     def free(self) -> None:
         """Gives memory that PyTorch keeps for later back to the device."""

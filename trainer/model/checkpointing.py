@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .view import held
+from .transfer import Aside
+from .view import lenders
 
 Run = Callable[..., Any]
 
@@ -23,19 +24,51 @@ class Blocks:
     (Chen et al. 2016, arXiv:1604.06174). Both give the same gradients, bit for bit, so `kept` may change from one
     forward pass to the next."""
 
-    def __init__(self, blocks: Iterable[nn.Module], *, random: bool = False) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], *, random: bool = False, aside: Aside | None = None) -> None:
         """`random` says that the blocks draw random numbers (dropout), which are drawn again when a block is computed
-        again."""
+        again. With `aside` the weights of the block whose turn is next are fetched there, if `holds`."""
         self.kept: Collection[int] = ()
         """The places of the blocks that keep everything."""
         self.in_ram = False
         """Whether the other blocks keep their inputs in the computer's memory instead of on the device."""
         self.holds = False
-        """Whether the other blocks, when they are computed again, hold their weights until their gradients are there.
-        Each weight is then fetched twice in a step instead of three times, and a whole block's weights are there at
-        once."""
-        self.random = random
+        """Whether the other blocks hold their weights while they are computed, in the backward pass until their
+        gradients are there. Each weight is then fetched twice in a step instead of three times, and the weights of two
+        blocks are there at once."""
+        self.random, self._aside = random, aside
         self.all = [Block(self, place, block) for place, block in enumerate(blocks)]
+
+    @contextlib.contextmanager
+    def holding(self, place: int, then: int, like: Tensor) -> Iterator[None]:
+        """Holds the weights of a block while inside, in the device and dtype of `like`, and begins to fetch those of
+        the block `then`, whose turn is next. Does nothing unless blocks are to hold their weights."""
+        if not self.holds:
+            yield
+            return
+        own = lenders(self.all[place].module)
+        for lender in own:
+            lender.hold()
+        if self._aside:
+            self._aside.join()
+            if 0 <= then < len(self.all):
+                with self._aside.working():
+                    for lender in lenders(self.all[then].module):
+                        lender.keep(like)
+        yield
+        for lender in own:
+            lender.let_go()
+
+    @contextlib.contextmanager
+    def nothing_held_after(self) -> Iterator[None]:
+        """Gives back all weights that are held when what is inside ends, in whatever way."""
+        try:
+            yield
+        finally:
+            if self._aside:
+                self._aside.join()
+            for block in self.all if self.holds else ():
+                for lender in lenders(block.module):
+                    lender.let_go()
 
 
 class Block:
@@ -87,9 +120,11 @@ class _Recomputed(torch.autograd.Function):
         inputs = given[:count]
         ctx.block, ctx.run, ctx.trained = block, run, given[count:]
         ctx.set_materialize_grads(False)
-        ctx.device = next(value.device for value in inputs if torch.is_tensor(value))
+        like = next(value for value in inputs if torch.is_tensor(value) and value.is_floating_point())
+        ctx.device, ctx.dtype = like.device, like.dtype
         ctx.states = _random_states(ctx.device) if block.blocks.random else None
-        result = run(*inputs)
+        with block.blocks.holding(block.place, block.place + 1, like):
+            result = run(*inputs)
         ctx.others = [None if torch.is_tensor(value) else value for value in inputs]
         kept = [value for value in inputs if torch.is_tensor(value)]
         ctx.save_for_backward(*(map(_to_ram, kept) if block.blocks.in_ram else kept))
@@ -102,7 +137,8 @@ class _Recomputed(torch.autograd.Function):
         inputs = [other if other is not None else
                   next(saved).to(ctx.device, non_blocking=True).detach().requires_grad_(needed)
                   for other, needed in zip(ctx.others, wanted, strict=False)]
-        hold = held(ctx.block.module) if ctx.block.blocks.holds else contextlib.nullcontext()
+        like = next(value for value in inputs if value is not None and value.dtype == ctx.dtype)
+        hold = ctx.block.blocks.holding(ctx.block.place, ctx.block.place - 1, like)
         with _same_random_numbers(ctx.device, ctx.states), torch.enable_grad(), hold:
             outputs = ctx.run(*inputs)
             pairs = [(out, grad) for out, grad in zip(_listed(outputs), grads, strict=True)

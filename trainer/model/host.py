@@ -96,9 +96,18 @@ class Host(Protocol):
         """
         ...
 
+    @property
+    def fetches_ahead(self) -> bool:
+        """Returns whether weights can be fetched while the device works on something else."""
+        ...
+
     def matmul_rate(self) -> float | None:
         """Returns how many floating-point operations a second the device does when it multiplies large matrices of the
         model's type; None if that cannot be measured."""
+        ...
+
+    def unused(self) -> int:
+        """Returns how many bytes of the device the program keeps for later, which nothing uses now."""
         ...
 
     def free(self) -> None:

@@ -33,19 +33,25 @@ class Lender:
     def __init__(self, live: Live, fetch: Fetch) -> None:
         self._fetch = partial(fetch, live)
         self._holds, self._loan = False, None
+        self._kind: Any = None  # the device and dtype of the loan
 
     def __call__(self, like: Tensor) -> Weight:
-        """Returns the weight in the device and dtype of `like`. Within `held` it is the same one each time."""
+        """Returns the weight in the device and dtype of `like`. While it is held it is the same one each time."""
         if not self._holds:
             return self._fetch(like)
-        if self._loan is None:
-            loan = self._fetch(like)
-            self._loan = loan if loan.lasting else _copied(loan)
-        return self._loan._replace(release=_nothing)
+        return self.keep(like)._replace(release=_nothing)
 
     def hold(self) -> None:
-        """Keeps the next loan, until `let_go`."""
+        """Keeps the next loan, or the one that is kept already, until `let_go`."""
         self._holds = True
+
+    def keep(self, like: Tensor) -> Weight:
+        """Returns the loan that is kept. If there is none of this device and dtype it is fetched, for the time when it
+        is held."""
+        if self._loan is None or self._kind != (like.device, like.dtype):
+            loan = self._fetch(like)
+            self._loan, self._kind = loan if loan.lasting else _copied(loan), (like.device, like.dtype)
+        return self._loan
 
     def let_go(self) -> None:
         """Gives back what is kept."""

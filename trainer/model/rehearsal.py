@@ -46,7 +46,8 @@ class BlockCost:
     again: Cost
     """The inputs alone are kept, and the block is computed again."""
     holding: Cost
-    """The same, and its weights are held from then until its gradients are there."""
+    """The same, and its weights are held from then until its gradients are there, with those of the block before it; if
+    that was rehearsed."""
 
     @property
     def flop(self) -> int:
@@ -170,8 +171,8 @@ class Rehearsal:
 
     def cost_of(self, block: Block, run: Run, given: list[Any]) -> tuple[BlockCost, list[Any]]:
         """Returns what a block costs, and tensors like its outputs."""
-        params = block.module.named_parameters()
-        key = (type(block.module), *((name, p.shape, p.dtype, p.requires_grad) for name, p in params),
+        before = self.blocks.all[block.place - 1].module if block.place and self.blocks.holds else None
+        key = (*_kind(block.module), before and _kind(before),
                *((v.shape, v.dtype, v.requires_grad) if torch.is_tensor(v) else None for v in given))
         if key not in self.known:
             peak = self.live.peak
@@ -218,11 +219,19 @@ def _measured(live: Live, block: Block, run: Run, given: list[Any]) -> tuple[Blo
     """Returns what a block costs, by running it, and tensors like its outputs."""
     with named_overwriting(block.module):
         kept, outputs = _cost(live, block, given, run)
+    holds, block.blocks.holds = block.blocks.holds, False
     again, _ = _cost(live, block, given, block.recomputed(run))
-    block.blocks.holds = True
-    holding, _ = _cost(live, block, given, block.recomputed(run))
-    block.blocks.holds = False
+    block.blocks.holds = holds
+    if not holds:
+        return BlockCost(kept, again, again), outputs
+    with block.blocks.nothing_held_after():
+        holding, _ = _cost(live, block, given, block.recomputed(run))
     return BlockCost(kept, again, holding), outputs
+
+
+def _kind(block: nn.Module) -> tuple[Any, ...]:
+    """Returns what tells blocks of different costs apart."""
+    return type(block), *((name, p.shape, p.dtype, p.requires_grad) for name, p in block.named_parameters())
 
 
 def _cost(live: Live, block: Block, given: list[Any], run: Run) -> tuple[Cost, list[Any]]:

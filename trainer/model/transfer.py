@@ -1,6 +1,9 @@
-"""Copies tensors to the device without waiting for it."""
+"""Copies tensors to the device beside its other work."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,3 +15,30 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+class Aside:
+    """Lets a CUDA device do something beside its other work. Other devices do it at once.
+
+    Memory that is taken aside and given back is taken by what is done aside later, and that begins only when the device
+    has done what it had to do by then. So nobody needs to note which work uses such memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Lets the device do what is asked of it inside beside its other work, once it has done what was asked before.
+        """
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """Lets the device wait until all that was asked for aside is done, before it goes on with other work."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)

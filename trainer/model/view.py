@@ -34,17 +34,9 @@ HAVE_RMS_NORM = ("cuda", "mps", "xpu")
 and thirteen backward."""
 
 
-@contextlib.contextmanager
-def held(module: nn.Module) -> Iterator[None]:
-    """While inside, each weight in a part of a view is fetched once at most."""
-    lenders = [part.lender for part in module.modules() if isinstance(part, (FrozenLinear, FrozenNorm))]
-    for lender in lenders:
-        lender.hold()
-    try:
-        yield
-    finally:
-        for lender in lenders:
-            lender.let_go()
+def lenders(part: nn.Module) -> list[Lender]:
+    """Returns what lends the weights in a part of a view."""
+    return [module.lender for module in part.modules() if isinstance(module, (FrozenLinear, FrozenNorm))]
 
 
 class FrozenLinear(nn.Linear):

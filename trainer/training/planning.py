@@ -16,6 +16,7 @@ from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
 from ..model.memory import GB, Fixed, Memory, Plan, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
+from ..model.transfer import Aside
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS
 from ..recipe.settings import field_of
@@ -107,12 +108,17 @@ class Stage:
     def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
         # Which layers module dropout leaves out, and some ways to begin, depend on values, and a rehearsal has none.
         config = replace(config, module_dropout=0.0, init=field_of(TrainConfig, "init").default)
-        self.host, self.config, self.about = host, config, (host.memory().weights, host.dtype, streamed)
+        self.host, self.config = host, config
+        self.about = host.memory().weights, host.dtype, streamed, host.fetches_ahead
         self.view = host.blank(DTYPES[config.adapter_dtype], streamed=streamed)
         self.params = inject(self.view, config, layout(self.view, config, host.family, start))
         self.layers = (host.family.name, str(host.device), *(
             (name, p.shape, p.dtype, p.requires_grad) for name, p in self.view.named_parameters()))
-        self.rehearsal = Rehearsal(self.view, Blocks(host.family.blocks(self.view)), host.device)
+        # Nothing is really fetched here, so that nobody needs a line of work of its own for it.
+        aside = Aside(torch.device("cpu")) if host.fetches_ahead else None
+        blocks = Blocks(host.family.blocks(self.view), aside=aside)
+        blocks.holds = streamed
+        self.rehearsal = Rehearsal(self.view, blocks, host.device)
 
     def step(self, size: Size, images: int, text: Text) -> Rehearsed:
         """Returns what a forward and backward pass costs for so many images of one size, (C, H, W)."""

@@ -20,7 +20,7 @@ from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
 from ..model.memory import Plan, is_out_of_memory
 from ..model.resident import Resident
-from ..model.transfer import moved
+from ..model.transfer import Aside, moved
 from ..model.view import copied_once
 from ..recipe.config import TrainConfig
 from ..recipe.seeds import generator, seeded
@@ -91,7 +91,8 @@ class Trainer:
         if start:
             from_lora(self.view, start)
         self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
-        self.blocks = Blocks(host.family.blocks(self.view), random=self._drops)
+        self.blocks = Blocks(host.family.blocks(self.view), random=self._drops,
+                             aside=Aside(host.device) if host.fetches_ahead else None)
         groups = param_groups(self.view, config, host.family)
         self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, config)
@@ -117,6 +118,8 @@ class Trainer:
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.steps_done += 1
+        if self.host.unused() > self.plan.room:  # gaps between pieces in use: they would grow until memory runs out
+            self.host.free()
         spent = self._watch.seconds()
         of_peak = self._flop / sum(spent.values()) / self.plan.rate if self.plan.rate else None
         return StepResult(loss, norm, rate, self.host.peak(), skipped, spent, of_peak)
@@ -153,7 +156,7 @@ class Trainer:
         self._watch.start()
         self._flop = 0.0
         count = self.config.gradient_accumulation_steps
-        with copied_once(self.view):
+        with copied_once(self.view), self.blocks.nothing_held_after():
             return torch.stack([self._micro_batch(self.steps_done * count + k) for k in range(count)]).mean()
 
     def _lower(self, error: str) -> None:
