@@ -61,7 +61,7 @@ class Streamed:
         return Weight(weight, bias, lambda: weight.fill_(torch.nan), lasting=False)
 
     def held(self) -> int:
-        return sum(lender._loan is not None for block in self.blocks.all for lender in lenders(block.module))
+        return sum(len(lender.kept) for block in self.blocks.all for lender in lenders(block.module))
 
 
 @pytest.mark.parametrize("ahead", [True, False])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -31,33 +32,32 @@ class Lender:
     """Lends the weight of one live module."""
 
     def __init__(self, live: Live, fetch: Fetch) -> None:
-        self._fetch = partial(fetch, live)
-        self._holds, self._loan = False, None
-        self._kind: Any = None  # the device and dtype of the loan
+        self._fetch, self._holds = partial(fetch, live), False
+        self.kept: dict[tuple[torch.device, torch.dtype], Weight] = {}
+        """The loans that are kept, by device and dtype."""
 
     def __call__(self, like: Tensor) -> Weight:
         """Returns the weight in the device and dtype of `like`. While it is held it is the same one each time."""
-        if not self._holds:
-            return self._fetch(like)
-        return self.keep(like)._replace(release=_nothing)
+        return self.keep(like)._replace(release=_nothing) if self._holds else self._fetch(like)
 
     def hold(self) -> None:
-        """Keeps the next loan, or the one that is kept already, until `let_go`."""
+        """Keeps what is lent from now on, beside what is kept already, until `let_go`."""
         self._holds = True
 
     def keep(self, like: Tensor) -> Weight:
-        """Returns the loan that is kept. If there is none of this device and dtype it is fetched, for the time when it
-        is held."""
-        if self._loan is None or self._kind != (like.device, like.dtype):
+        """Returns the loan that is kept for the device and dtype of `like`. If there is none it is fetched, for the
+        time when it is held."""
+        kind = like.device, like.dtype
+        if kind not in self.kept:
             loan = self._fetch(like)
-            self._loan, self._kind = loan if loan.lasting else _copied(loan), (like.device, like.dtype)
-        return self._loan
+            self.kept[kind] = loan if loan.lasting else _copied(loan)
+        return self.kept[kind]
 
     def let_go(self) -> None:
         """Gives back what is kept."""
-        self._holds, loan, self._loan = False, self._loan, None
-        if loan:
-            loan.release()
+        self._holds = False
+        while self.kept:
+            self.kept.popitem()[1].release()
 
 
 def _copied(loan: Weight) -> Weight:
