@@ -2,7 +2,7 @@
 // @ts-check
 import { app } from "../../scripts/app.js";
 import { addFolds, renew } from "./advanced.mjs?v=2";
-import { findNode, nodesOf, setProperty } from "./canvas.mjs?v=2";
+import { findNode, nodesOf, openGraph, setProperty } from "./canvas.mjs?v=2";
 import { onEvent, onReconnected } from "./jobs.mjs?v=2";
 import { addMonitor, showJob } from "./monitor.mjs?v=2";
 import { addGallery, showSamples } from "./gallery.mjs?v=2";
@@ -25,7 +25,7 @@ const WIDGETS = {
   [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
-  LiveLoraMemoryPlan: addReport,
+  LiveLoraMemoryPlan: (node) => addReport(node, 4, 156),
   LiveLoraQuantize: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
@@ -45,6 +45,9 @@ function showing(job, ...types) {
   return nodesOf(...types).filter((node) => node.properties.livelora_job === job);
 }
 
+/** Workflow → the facts of the jobs that began while another one was open. */
+const elsewhere = new Map();
+
 /** Ties a node to a job, kept with the workflow so that a reload finds it again. */
 function tie(job, id, type) {
   const node = findNode(id);
@@ -58,11 +61,24 @@ async function restore(node) {
 }
 
 function onJob(facts) {
+  const { workflow } = facts;
   noticeBegin(facts);
-  tie(facts.job, facts.train_node, TRAIN);
-  tie(facts.job, facts.preview_node, PREVIEW);
-  showing(facts.job, TRAIN, PREVIEW).forEach(restore);
+  if (workflow === openGraph().id) begin(facts);
+  else elsewhere.set(workflow, [...(elsewhere.get(workflow) ?? []), facts]);
   offer(nodesOf(...PICKERS));
+}
+
+/** Shows a job on the nodes that it began from. */
+function begin({ job, train_node: train, preview_node: preview }) {
+  tie(job, train, TRAIN);
+  tie(job, preview, PREVIEW);
+  showing(job, TRAIN, PREVIEW).forEach(restore);
+}
+
+function beginLate() {
+  const { id } = openGraph();
+  elsewhere.get(id)?.forEach(begin);
+  elsewhere.delete(id);
 }
 
 function onProgress(facts) {
@@ -116,6 +132,7 @@ app.registerExtension({
     if (node.comfyClass in WIDGETS) restore(node);
   },
   afterConfigureGraph() {
+    beginLate();
     restoreRuns(); // nobody waits for it
   },
 });
