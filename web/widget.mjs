@@ -27,6 +27,7 @@ const STYLE = `
 .livelora [role=menu] { margin: 0; padding: 4px; min-width: 150px; border: 1px solid var(--border-color); border-radius: 6px;
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
+.livelora summary { cursor: pointer; }
 .livelora.steps { display: flex; flex-wrap: wrap; gap: 4px; align-items: baseline; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }

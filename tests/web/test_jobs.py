@@ -35,14 +35,20 @@ def test_pause_and_resume(page, server):
     facts = server.get(f"/livelora/jobs/{job}")
     assert facts["state"] == "paused"
     assert line == f"Paused at step {facts['step']} of 3000. Resume to go on."
-    assert re.fullmatch(r"[\d.]+ s a step · \d+ % of the device's peak · (\w[-\w ]+ \d+ %(, )?){1,3}",
+    summary = page.inner_text(".livelora .costs")
+    assert re.fullmatch(r"[\d.]+ s a step", summary)
+    page.click(".livelora summary")
+    assert re.fullmatch(r"\d+ % of the device's peak · (\w[-\w ]+ \d+ %(, )?){1,3}",
                         page.inner_text(".livelora .speed"))
+    page.click(".livelora summary")
+    assert page.inner_text(".livelora .costs") == summary
     bar = page.locator(".livelora [role=progressbar]")
     assert bar.get_attribute("aria-valuenow") == str(facts["step"])
     assert bar.locator("div").evaluate("(e) => getComputedStyle(e).opacity") == "0.4"
     assert page.get_attribute(".livelora .go", "aria-label") == "Resume training"
     press(page, "resume")
     wait_for_line(page, r"^Step \d+ of 3000")
+    assert re.fullmatch(r"[\d.]+ s a step · memory \d+ MB of \d+\.\d GB", page.inner_text(".livelora summary"))
     assert page.get_attribute(".livelora .go", "aria-label") == "Pause training"
     assert bar.locator("div").evaluate("(e) => getComputedStyle(e).opacity") == "1"
     assert page.problems == []
@@ -163,7 +169,7 @@ def test_the_losses_are_a_curve_also_after_a_reload(page, server):
     assert [loss for _, loss in live[1]] == pytest.approx(means)
     assert live[2:] == [facts["validation"], [facts["best"]], [[0, base], [4, base]]]
     assert page.inner_text(".livelora .legend").split("\n") == [
-        "loss", "mean of 20 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
+        "loss", "mean of 4 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
     workflow = page.evaluate("app.graph.serialize()")
     load(page, workflow)
     assert wait_for_curve(page, 4, held_out=3) == live
