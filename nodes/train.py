@@ -156,7 +156,7 @@ class Train(io.ComfyNode):
         found = list(job.history.losses)
         losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points
         told = job.message or f"{job.state}: step {job.history.step} of {job.config.total_steps}"
-        shown = {"text": (told,)}
+        shown = {"text": (told,), "job": (job.id,)}
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         lora.job = job.id

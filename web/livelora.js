@@ -16,7 +16,7 @@ const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";
 const LIVE = "LiveLoraLive";
 const WIDGETS = {
-  [TRAIN]: addMonitor,
+  [TRAIN]: addTrain,
   [PREVIEW]: addGallery,
   LiveLoraDataset: addReport,
   LiveLoraDatasetFromImages: addReport,
@@ -25,10 +25,20 @@ const WIDGETS = {
   [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
-  LiveLoraMemoryPlan: (node) => addReport(node, 4, 156),
+  LiveLoraMemoryPlan: (node) => addReport(node, 4, 160),
   LiveLoraQuantize: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
+
+function addTrain(node) {
+  addMonitor(node);
+  /** ComfyUI tells what a node put out also if it does not run it again: then no job begins. */
+  node.livelora.report = ({ job: [job] = [] }) => {
+    if (!job || node.properties.livelora_job) return;
+    const preview = node.getInputNode(node.inputs.findIndex(({ name }) => name === "preview"));
+    begin(job, node, preview);
+  };
+}
 
 function addLive(node) {
   addSteps(node);
@@ -48,10 +58,11 @@ function showing(job, ...types) {
 /** Workflow → the facts of the jobs that began while another one was open. */
 const elsewhere = new Map();
 
-/** Ties a node to a job, kept with the workflow so that a reload finds it again. */
-function tie(job, id, type) {
-  const node = findNode(id);
-  if (node?.comfyClass === type) setProperty(node, "livelora_job", job);
+/** Ties nodes to a job and shows it there. The workflow keeps that, so that a reload finds the job again. */
+function begin(job, train, preview) {
+  if (train?.comfyClass === TRAIN) setProperty(train, "livelora_job", job);
+  if (preview?.comfyClass === PREVIEW) setProperty(preview, "livelora_job", job);
+  showing(job, TRAIN, PREVIEW).forEach(restore);
 }
 
 async function restore(node) {
@@ -63,21 +74,18 @@ async function restore(node) {
 function onJob(facts) {
   const { workflow } = facts;
   noticeBegin(facts);
-  if (workflow === openGraph().id) begin(facts);
+  if (workflow === openGraph().id) beginAt(facts);
   else elsewhere.set(workflow, [...(elsewhere.get(workflow) ?? []), facts]);
   offer(nodesOf(...PICKERS));
 }
 
-/** Shows a job on the nodes that it began from. */
-function begin({ job, train_node: train, preview_node: preview }) {
-  tie(job, train, TRAIN);
-  tie(job, preview, PREVIEW);
-  showing(job, TRAIN, PREVIEW).forEach(restore);
+function beginAt({ job, train_node: train, preview_node: preview }) {
+  begin(job, findNode(train), findNode(preview));
 }
 
 function beginLate() {
   const { id } = openGraph();
-  elsewhere.get(id)?.forEach(begin);
+  elsewhere.get(id)?.forEach(beginAt);
   elsewhere.delete(id);
 }
 

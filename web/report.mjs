@@ -8,7 +8,7 @@ const PARTS = `<div class="advice"></div><div class="start"></div><div class="re
   <button type="button" class="unfold" aria-expanded="false" hidden></button>`;
 
 /** Adds a report of so many lines besides its warnings, as long as no more are asked for, in a box of that height. */
-export function addReport(node, lines = 2, height = 60) {
+export function addReport(node, lines = 2, height = 62) {
   const element = addElement(node, "report", height);
   element.classList.add("text");
   element.innerHTML = PARTS;

@@ -32,7 +32,7 @@ const STYLE = `
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
-.livelora.text { position: relative; }
+.livelora.text { position: relative; line-height: 14px; } /* boxes end after whole lines */
 .livelora.text:has(> .unfold:not([hidden]))::before { content: ""; float: right; width: 80px; height: 14px; }
 .livelora .unfold { position: absolute; top: 4px; right: 6px; font-size: 11px; line-height: 12px; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }

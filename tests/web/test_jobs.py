@@ -14,6 +14,7 @@ from demo_page import (
     answer_dialog,
     job_of,
     load,
+    look_at_train,
     new_seed,
     press,
     queue_demo,
@@ -267,6 +268,23 @@ def test_a_refused_action_says_why(page, server, wait_for):
     press(page, "pause")
     assert toast(page) == ("This job is stopped, so 'pause' is not possible. It must be queued, preparing or "
                            "training.")
+    assert page.problems == []
+
+
+def test_a_finished_training_that_comfyui_does_not_run_again_is_shown(page):
+    queue_demo(page, steps=2)
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    job, again = job_of(page), page.evaluate("app.graph.serialize()")
+    again["id"] = "00000000-0000-0000-0000-000000000000"  # as a template has
+    for node in again["nodes"]:
+        node["properties"].pop("livelora_job", None)
+    load(page, again)
+    look_at_train(page)
+    wait_for_line(page, r"^Not trained yet\.$")
+    page.evaluate("app.queuePrompt(0, 1)")
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    assert job_of(page) == job
+    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     assert page.problems == []
 
 
