@@ -19,7 +19,7 @@ const STYLE = `
 .lg-node .livelora-fold { background: var(--component-node-widget-background, var(--comfy-input-bg)); }
 .livelora-fold::before { content: "▸"; color: var(--descrip-text); }
 .livelora-fold[aria-expanded=true]::before { content: "▾"; }
-.livelora-fold:hover, .livelora-fold:focus-visible { border-color: var(--p-primary-color, #4a9); outline: none; }
+.livelora-fold:hover, .livelora-fold:focus-visible { border-color: var(--p-primary-color, var(--primary-background, #4a9)); outline: none; }
 `;
 
 /** Node → what brings its headers up to date. */

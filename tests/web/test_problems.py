@@ -296,9 +296,9 @@ def test_advice_is_amber_and_a_failure_is_red(page):
     assert page.inner_text(".livelora .error") == "It broke."
     assert page.inner_text(".livelora .advice:not(:empty)") == "It overfits."
     red, green, blue = page.evaluate(COLOUR, ".livelora .error")
-    assert red - max(green, blue) > 80
+    assert red - max(green, blue) > 80 and red > 200, "light enough for the dark theme"
     red, green, blue = page.evaluate(COLOUR, ".livelora .advice:not(:empty)")
-    assert red > green > blue + 60
+    assert red > green > blue + 60 and red > 200
 
 
 REPORT = "() => window.findOurs('LiveLoraReview').widgets.find((w) => w.name === 'report').element.innerText"
