@@ -68,7 +68,7 @@ class MemoryPlan(io.ComfyNode):
         if plan is None:
             raise ValueError("The dataset's images are encoded already, so that their sizes are not known here. Wire "
                              "in a LoRA Dataset Loader.")
-        lines = [problem or plan.sentence(), *_by_size(plan), _range(host, config, items, memory)]
+        lines = [problem or plan.sentence(), *_by_size(plan, vae.downscale_ratio), _range(host, config, items, memory)]
         parts = [Part("weights", plan.weights), Part("LoRA and optimizer", plan.fixed.lasting),
                  Part("a step", plan.work - plan.fixed.lasting)]
         picture = bar(f"{'Does not fit into' if problem else 'Fits into'} {amount(memory.available)}", parts,
@@ -85,11 +85,12 @@ def _least(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> 
     return found and replace(found, memory=memory)
 
 
-def _by_size(plan: Plan) -> Iterator[str]:
-    """Yields a line for each size of pictures in the dataset, the largest first."""
+def _by_size(plan: Plan, scale: int) -> Iterator[str]:
+    """Yields a line for each size of pictures in the dataset, the largest first. Their latents are `scale` times smaller.
+    """
     for size, kept in sorted(plan.kept.items(), key=lambda entry: -entry[0][-1] * entry[0][-2]):
         twice = plan.blocks - len(kept)
-        yield (f"Latents {size[-1]} × {size[-2]}: {amount(plan.peaks[size])} a step, "
+        yield (f"Pictures of {scale * size[-1]} × {scale * size[-2]}: {amount(plan.peaks[size])} a step, "
                f"{f'{twice} of {plan.blocks} blocks computed twice' if twice else 'no block computed twice'}, "
                f"{plan.batch_size * plan.flop[size] / 1e12:.1f} TFLOP.")
 

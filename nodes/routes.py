@@ -52,12 +52,13 @@ def install() -> None:
     EVERYBODY.install(_send, lambda: prompt_queue.tasks(server) > 0, users.current)
 
 
-def announce(book: Book, job: Job, mode: str, train_node: str, preview_node: str | None) -> None:
+def announce(book: Book, job: Job, mode: str, workflow: Any, train_node: str, preview_node: str | None) -> None:
     """Tells the browser that queued the workflow which job its nodes show, and in which mode."""
     server = PromptServer.instance
     if server.client_id is None:  # queued by a program; ComfyUI would send it to all browsers
         return
-    nodes = {"mode": mode, "train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
+    nodes = {"mode": mode, "workflow": workflow.get("id") if isinstance(workflow, dict) else None,
+             "train_node": train_node, "preview_node": preview_node, "samples": job.folder.samples()}
     server.send_sync("livelora.job", {**book.status(job), **nodes}, server.client_id)
 
 

@@ -141,7 +141,7 @@ class Train(io.ComfyNode):
         EVERYBODY.turns.begin()
         graph = Graph.of(cls.hidden.prompt, cls.hidden.unique_id, about.get("workflow"))
         job = book.submit(task, graph, sharing, expected=about.get(JOB, ""), saves=saves)
-        routes.announce(book, job, mode, train_node=cls.hidden.unique_id, preview_node=preview_node)
+        routes.announce(book, job, mode, about.get("workflow"), cls.hidden.unique_id, preview_node)
         if mode == "wait":
             wait(job, book, EVERYBODY.lease, cls.hidden.unique_id)
         if job.state == "failed":
@@ -156,7 +156,7 @@ class Train(io.ComfyNode):
         found = list(job.history.losses)
         losses = {"loss": found} if len(found) > 1 else nothing_yet()  # a graph needs two points
         told = job.message or f"{job.state}: step {job.history.step} of {job.config.total_steps}"
-        shown = {"text": (told,)}
+        shown = {"text": (told,), "job": (job.id,)}
         if lora is None:
             return io.NodeOutput(model, nothing_yet(), losses, job.id, ui=shown)
         lora.job = job.id

@@ -1,12 +1,15 @@
 // Folds a node's rare inputs away: LoRA Train's in the groups that its settings name, those of other nodes in one.
 // @ts-check
 import { app } from "../../scripts/app.js";
+import { nodesOf } from "./canvas.mjs?v=2";
 import { addStyle } from "./widget.mjs?v=2";
 
 const FEW = 3;
 const ONE = "Advanced inputs";
 const HEIGHT = 20;
 const NOWHERE = -1e5;
+/** Milliseconds after which a value is noticed that a program has set: that tells nobody. */
+const PAUSE = 500;
 const ALWAYS_SHOWN = "Comfy.Node.AlwaysShowAdvancedWidgets";
 const STYLE = `
 .livelora-fold { display: flex; align-items: center; gap: 6px; width: 100%; min-height: 20px; padding: 0 8px; box-sizing: border-box;
@@ -16,8 +19,12 @@ const STYLE = `
 .lg-node .livelora-fold { background: var(--component-node-widget-background, var(--comfy-input-bg)); }
 .livelora-fold::before { content: "▸"; color: var(--descrip-text); }
 .livelora-fold[aria-expanded=true]::before { content: "▾"; }
-.livelora-fold:hover, .livelora-fold:focus-visible { border-color: var(--p-primary-color, #4a9); outline: none; }
+.livelora-fold:hover, .livelora-fold:focus-visible { border-color: var(--p-primary-color, var(--primary-background, #4a9)); outline: none; }
 `;
+
+/** Node → what brings its headers up to date. */
+const updates = new WeakMap();
+setInterval(() => nodesOf().forEach((node) => updates.get(node)?.()), PAUSE);
 
 /** Gives a node with more than a few rare inputs headers that show and hide them: the same on the canvas and in Nodes
  * 2.0. Which are open is saved with the workflow. */
@@ -43,7 +50,7 @@ export function addFolds(node) {
   const folds = groups(node, rare).map((group) => addFold(node, group, press));
   update(false);
   for (const event of ["onConfigure", "onConnectionsChange", "onInputAdded"]) after(node, event, () => update(false));
-  after(node, "onDrawForeground", () => update(false)); // programs change values as well
+  updates.set(node, () => update(false));
   // Frontend 1.47 saves a hole for a widget without a value, and reads values as if there were none.
   after(node, "onSerialize", (saved) => { saved.widgets_values &&= Object.values(saved.widgets_values); });
 }

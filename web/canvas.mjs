@@ -32,11 +32,12 @@ export function setProperty(node, name, value) {
   node.properties[name] = value;
   const workflow = app.extensionManager.workflow.activeWorkflow;
   const { undoQueue = [], activeState, redoQueue = [] } = workflow?.changeTracker ?? {};
-  for (const state of [...undoQueue, activeState, ...redoQueue]) {
-    const inner = state?.definitions?.subgraphs?.find(({ id }) => id === node.graph.id);
+  const states = [...undoQueue, activeState, ...redoQueue].filter((state) => state?.id === openGraph().id);
+  for (const state of states) {
+    const inner = state.definitions?.subgraphs?.find(({ id }) => id === node.graph.id);
     const graph = node.graph === openGraph() ? state : inner;
     const same = graph?.nodes.find(({ id }) => String(id) === String(node.id));
     if (same) same.properties[name] = value;
   }
-  if (workflow) workflow.isModified = true;
+  if (states.length) workflow.isModified = true; // else it is the workflow before, as this one is just being opened
 }

@@ -21,7 +21,8 @@ const PARTS = `
 const STYLE = `
 @import url("${new URL("./vendor/uplot.css", import.meta.url)}");
 .livelora.monitor { display: flex; flex-direction: column; }
-.livelora .curve { flex: 1 0 124px; display: flex; flex-direction: column; color: var(--descrip-text);
+.livelora.monitor > * { flex: none; }
+.livelora.monitor .curve { flex: 1 1 124px; min-height: 84px; display: flex; flex-direction: column; color: var(--descrip-text);
   --loss: color-mix(in srgb, var(--p-primary-color, var(--primary-background, #4a9)) 80%, var(--input-text));
   --held-out: color-mix(in srgb, var(--color-gold-600, #fd9903) 80%, var(--input-text)); }
 .livelora .plot { flex: 1; min-height: 0; position: relative; overflow: hidden; }
@@ -129,7 +130,7 @@ function showLegend(legend, steps, { validation, validation_base: base, best }) 
     if (text) entry.textContent = text;
   };
   show("raw", steps.length);
-  show("mean", steps.length, `mean of ${meanOf(steps.length)} steps`);
+  show("mean", steps.length > 1, `mean of ${Math.min(steps.length, meanOf(steps.length))} steps`);
   show("held-out", validation.length);
   show("best", best, `best, step ${best?.[0]}`);
   show("base", base != null);

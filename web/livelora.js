@@ -2,7 +2,7 @@
 // @ts-check
 import { app } from "../../scripts/app.js";
 import { addFolds, renew } from "./advanced.mjs?v=2";
-import { findNode, nodesOf, setProperty } from "./canvas.mjs?v=2";
+import { findNode, nodesOf, openGraph, setProperty } from "./canvas.mjs?v=2";
 import { onEvent, onReconnected } from "./jobs.mjs?v=2";
 import { addMonitor, showJob } from "./monitor.mjs?v=2";
 import { addGallery, showSamples } from "./gallery.mjs?v=2";
@@ -16,7 +16,7 @@ const TRAIN = "LiveLoraTrain";
 const PREVIEW = "LiveLoraPreview";
 const LIVE = "LiveLoraLive";
 const WIDGETS = {
-  [TRAIN]: addMonitor,
+  [TRAIN]: addTrain,
   [PREVIEW]: addGallery,
   LiveLoraDataset: addReport,
   LiveLoraDatasetFromImages: addReport,
@@ -25,10 +25,20 @@ const WIDGETS = {
   [LIVE]: addLive,
   LiveLoraSave: addReport,
   LiveLoraMerge: addReport,
-  LiveLoraMemoryPlan: addReport,
+  LiveLoraMemoryPlan: (node) => addReport(node, 4, 160),
   LiveLoraQuantize: addReport,
 };
 const PICKERS = [LIVE, "LiveLoraGrid"];
+
+function addTrain(node) {
+  addMonitor(node);
+  /** ComfyUI tells what a node put out also if it does not run it again: then no job begins. */
+  node.livelora.report = ({ job: [job] = [] }) => {
+    if (!job || node.properties.livelora_job) return;
+    const preview = node.getInputNode(node.inputs.findIndex(({ name }) => name === "preview"));
+    begin(job, node, preview);
+  };
+}
 
 function addLive(node) {
   addSteps(node);
@@ -45,10 +55,14 @@ function showing(job, ...types) {
   return nodesOf(...types).filter((node) => node.properties.livelora_job === job);
 }
 
-/** Ties a node to a job, kept with the workflow so that a reload finds it again. */
-function tie(job, id, type) {
-  const node = findNode(id);
-  if (node?.comfyClass === type) setProperty(node, "livelora_job", job);
+/** Workflow → the facts of the jobs that began while another one was open. */
+const elsewhere = new Map();
+
+/** Ties nodes to a job and shows it there. The workflow keeps that, so that a reload finds the job again. */
+function begin(job, train, preview) {
+  if (train?.comfyClass === TRAIN) setProperty(train, "livelora_job", job);
+  if (preview?.comfyClass === PREVIEW) setProperty(preview, "livelora_job", job);
+  showing(job, TRAIN, PREVIEW).forEach(restore);
 }
 
 async function restore(node) {
@@ -58,11 +72,21 @@ async function restore(node) {
 }
 
 function onJob(facts) {
+  const { workflow } = facts;
   noticeBegin(facts);
-  tie(facts.job, facts.train_node, TRAIN);
-  tie(facts.job, facts.preview_node, PREVIEW);
-  showing(facts.job, TRAIN, PREVIEW).forEach(restore);
+  if (workflow === openGraph().id) beginAt(facts);
+  else elsewhere.set(workflow, [...(elsewhere.get(workflow) ?? []), facts]);
   offer(nodesOf(...PICKERS));
+}
+
+function beginAt({ job, train_node: train, preview_node: preview }) {
+  begin(job, findNode(train), findNode(preview));
+}
+
+function beginLate() {
+  const { id } = openGraph();
+  elsewhere.get(id)?.forEach(beginAt);
+  elsewhere.delete(id);
 }
 
 function onProgress(facts) {
@@ -116,6 +140,7 @@ app.registerExtension({
     if (node.comfyClass in WIDGETS) restore(node);
   },
   afterConfigureGraph() {
+    beginLate();
     restoreRuns(); // nobody waits for it
   },
 });

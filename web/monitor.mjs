@@ -12,7 +12,7 @@ const NOTHING = {
 const PAUSE = ["pause", "pi pi-pause", "Pause training"];
 const RESUME = ["resume", "pi pi-play", "Resume training"];
 const WORK = { waiting: "waiting for prompts", loading: "loading the model", "held-out": "held-out loss" };
-const SPEED = "The seconds of a step; how near that is to the fastest the device multiplies matrices; and what took most of the time.";
+const SPEED = "How near a step is to the fastest that the device multiplies matrices, and what took most of the time.";
 const PARTS = `
   <div class="head">
     <div class="state" aria-live="polite"></div>
@@ -31,10 +31,12 @@ const PARTS = `
     </div>
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
-  <div class="muted losses"></div><div class="muted files"></div><div class="muted memory"></div><div class="muted speed"></div><div class="error"></div><div class="advice"></div>`;
+  <div class="muted losses"></div><div class="muted files"></div>
+  <details class="muted costs"><summary></summary><div class="memory"></div><div class="speed" title="${SPEED}"></div></details>
+  <div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
-  const element = addElement(node, "monitor", 220);
+  const element = addElement(node, "monitor", 244);
   element.classList.add("monitor");
   element.innerHTML = PARTS;
   tieMenu(element.querySelector(".more"), element.querySelector("[role=menu]"));
@@ -122,32 +124,37 @@ function showLines(element, facts) {
   element.querySelector(".state").textContent = stateLine(facts);
   element.querySelector(".losses").textContent = lossLine(facts);
   element.querySelector(".files").textContent = fileLine(facts);
-  Object.assign(element.querySelector(".memory"), { textContent: memoryLine(facts), title: facts.memory?.sentence ?? "" });
-  Object.assign(element.querySelector(".speed"), { textContent: speedLine(facts), title: SPEED });
+  showCosts(element, facts);
   element.querySelector(".error").textContent = failure;
   element.querySelector(".advice").textContent = facts.warnings.join("\n");
 }
 
-/** What the plan says and, on a graphics card, what a step really took. The plan's whole sentence is in the tooltip. */
-function memoryLine({ state, memory }) {
-  if (!memory || !["queued", "preparing", "training", "failed"].includes(state)) return "";
-  const parts = [`memory ${amount(memory.weights + memory.needed)} of ${amount(memory.available)}`];
-  if (memory.measured) parts.push(`${amount(memory.measured)} used`);
-  const kept = Math.min(...Object.values(memory.kept));
-  if (kept < memory.blocks) parts.push(`${memory.blocks - kept} of ${memory.blocks} blocks computed twice`);
-  if (memory.streamed) parts.push("weights fetched for each step");
-  return parts.join(" · ");
+/** The seconds of a step and the memory, in a line that unfolds what else is known of them. */
+function showCosts(element, facts) {
+  const costs = { memory: memoryCosts(facts), speed: speedCosts(facts) };
+  const short = [costs.speed.short, costs.memory.short].filter(Boolean);
+  element.querySelector(".costs").hidden = !short.length;
+  element.querySelector("summary").textContent = short.join(" · ");
+  for (const [name, { more }] of Object.entries(costs)) element.querySelector(`.${name}`).textContent = more ?? "";
+}
+
+/** What the plan says and, on a graphics card, what a step really took. */
+function memoryCosts({ state, memory }) {
+  if (!memory || !["queued", "preparing", "training", "failed"].includes(state)) return {};
+  return {
+    short: `memory ${amount(memory.weights + memory.needed)} of ${amount(memory.available)}`,
+    more: memory.measured ? `${memory.sentence} The last step used ${amount(memory.measured)}.` : memory.sentence,
+  };
 }
 
 /** How fast it goes, and what takes most of the time. */
-function speedLine({ state, seconds_per_step: seconds, of_peak: share, spent = {} }) {
-  if (!seconds || ["queued", "failed"].includes(state)) return "";
-  const parts = [`${seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)} s a step`];
-  if (share) parts.push(`${Math.round(100 * share)} % of the device's peak`);
+function speedCosts({ state, seconds_per_step: seconds, of_peak: share, spent = {} }) {
+  if (!seconds || ["queued", "failed"].includes(state)) return {};
+  const parts = share ? [`${Math.round(100 * share)} % of the device's peak`] : [];
   const total = Object.values(spent).reduce((sum, part) => sum + part, 0);
   const most = Object.entries(spent).sort((a, b) => b[1] - a[1]).slice(0, 3).filter(([, part]) => part >= total / 100);
   if (most.length) parts.push(most.map(([work, part]) => `${WORK[work] ?? work} ${Math.round((100 * part) / total)} %`).join(", "));
-  return parts.join(" · ");
+  return { short: `${seconds < 10 ? seconds.toFixed(2) : Math.round(seconds)} s a step`, more: parts.join(" · ") };
 }
 
 function amount(bytes) {

@@ -3,14 +3,13 @@
 import { resize } from "./advanced.mjs?v=2";
 import { addElement } from "./widget.mjs?v=2";
 
-const HEIGHT = 60;
 const TALLEST = 320;
-const LINES = 2;
 const PARTS = `<div class="advice"></div><div class="start"></div><div class="rest" hidden></div>
   <button type="button" class="unfold" aria-expanded="false" hidden></button>`;
 
-export function addReport(node) {
-  const element = addElement(node, "report", HEIGHT);
+/** Adds a report of so many lines besides its warnings, as long as no more are asked for, in a box of that height. */
+export function addReport(node, lines = 2, height = 62) {
+  const element = addElement(node, "report", height);
   element.classList.add("text");
   element.innerHTML = PARTS;
   const [advice, start, rest, button] = element.children;
@@ -22,18 +21,18 @@ export function addReport(node) {
   button.addEventListener("click", () => {
     rest.hidden = !rest.hidden;
     label();
-    const height = rest.hidden ? HEIGHT : Math.min(element.scrollHeight, TALLEST);
-    resize(node, () => { element.parentElement.style.minHeight = `${height}px`; });
+    const wanted = rest.hidden ? height : Math.min(element.scrollHeight, TALLEST);
+    resize(node, () => { element.parentElement.style.minHeight = `${wanted}px`; });
   });
   node.livelora = {
     ...node.livelora,
     /** Shows what a run puts out: `text`, and which of its lines are `warnings`. */
     report({ text = [], warnings = [] }) {
       const first = linesOf(warnings);
-      const lines = linesOf(text).filter((line) => !first.includes(line));
+      const others = linesOf(text).filter((line) => !first.includes(line));
       fill(advice, first);
-      fill(start, lines.slice(0, LINES));
-      fill(rest, lines.slice(LINES));
+      fill(start, others.slice(0, lines));
+      fill(rest, others.slice(lines));
       button.hidden = !rest.childElementCount;
       label();
     },

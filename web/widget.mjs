@@ -3,8 +3,8 @@
 
 const STYLE = `
 .livelora-box { display: flex; flex-direction: column; height: 100%; contain: size; overflow: hidden; border-radius: 6px;
-  --wrong: #b91c1c; --advice: #b45309; }
-.dark-theme .livelora-box { --wrong: #f87171; --advice: #fbbf24; }
+  --wrong: light-dark(#b91c1c, #f87171); --advice: light-dark(#b45309, #fbbf24); }
+.dark-theme .livelora-box { /* before frontend 1.58, which tells it by color-scheme */ --wrong: #f87171; --advice: #fbbf24; }
 .livelora-box > * { background: var(--component-node-widget-background, var(--comfy-input-bg)); }
 .livelora-box > .livelora:empty, .livelora-box > .livelora.text:not(:has(> div > div)) { background: none; }
 .livelora-box > .problem { font: 12px sans-serif; color: var(--wrong); white-space: pre-wrap; overflow-wrap: anywhere;
@@ -14,7 +14,7 @@ const STYLE = `
 .livelora { font: 12px sans-serif; color: var(--input-text); border-radius: 6px;
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
-.livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, #4a9); transition: width .2s; }
+.livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, var(--primary-background, #4a9)); transition: width .2s; }
 .livelora[data-state=paused] [role=progressbar] > div { opacity: .4; }
 .livelora .head { display: flex; gap: 4px; align-items: flex-start; }
 .livelora .state { flex: 1; min-width: 0; padding-top: 3px; }
@@ -23,15 +23,16 @@ const STYLE = `
 .livelora .head > button { width: 24px; height: 20px; padding: 0; display: grid; place-items: center; }
 .livelora .head > button i { font-size: 10px; }
 .livelora-box [hidden] { display: none !important; }
-.livelora button:hover, .livelora button:focus-visible { border-color: var(--p-primary-color, #4a9); }
+.livelora button:hover, .livelora button:focus-visible { border-color: var(--p-primary-color, var(--primary-background, #4a9)); }
 .livelora [role=menu] { margin: 0; padding: 4px; min-width: 150px; border: 1px solid var(--border-color); border-radius: 6px;
   background: var(--comfy-menu-bg); box-shadow: 0 4px 12px #0006; }
 .livelora [role=menuitem] { display: block; width: 100%; padding: 5px 10px; text-align: left; border-color: transparent; }
+.livelora summary { cursor: pointer; }
 .livelora.steps { display: flex; flex-wrap: wrap; gap: 4px; align-items: baseline; }
 .livelora .muted { color: var(--descrip-text); }
 .livelora .error { color: var(--wrong); white-space: pre-wrap; }
 .livelora .advice { color: var(--advice); white-space: pre-wrap; }
-.livelora.text { position: relative; }
+.livelora.text { position: relative; line-height: 14px; padding-bottom: 0; max-height: calc(6px + round(down, 100% - 6px, 14px)); } /* whole lines */
 .livelora.text:has(> .unfold:not([hidden]))::before { content: ""; float: right; width: 80px; height: 14px; }
 .livelora .unfold { position: absolute; top: 4px; right: 6px; font-size: 11px; line-height: 12px; }
 .livelora.text > * { overflow-wrap: anywhere; white-space: pre-wrap; }

@@ -151,7 +151,7 @@ def test_events(server, wait_for):
     of = {client: [(m["type"].removeprefix("livelora."), m["data"]) for m in told] for client, told in heard.items()}
     assert all(facts["job"] == job for told in of.values() for _, facts in told)
     own, other = of[server.client_id], of["another"]
-    assert [facts["train_node"] for kind, facts in own if kind == "job"] == ["train"]
+    assert [(facts["train_node"], facts["workflow"]) for kind, facts in own if kind == "job"] == [("train", None)]
     assert [event for event in own if event[0] != "job"] == other  # everybody hears the rest
     states = {facts["state"] for kind, facts in other if kind == "progress"}
     assert states == {"queued", "preparing", "training", "finishing", "done"}

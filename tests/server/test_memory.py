@@ -30,7 +30,7 @@ def test_a_plan_is_told_as_text_picture_and_json_without_training(server):
     first, by_size, whole = found["plan"]["text"][0].split("\n")[:3]
     assert re.fullmatch(r"\d+ MB of \d+\.\d GB: weights \d+ MB, LoRA and optimizer \d MB, a step \d+ MB; keeping 6 "
                         r"of 6 blocks, at least [\d.]+ m?s a step\.", first)
-    assert by_size.startswith("Latents 8 × 8: ") and "no block computed twice" in by_size
+    assert by_size.startswith("Pictures of 64 × 64: ") and "no block computed twice" in by_size
     assert whole.startswith("As fast as can be it needs ")
     facts = json.loads(found["json"]["text"][0])
     assert facts["fits"] and facts["kept"] == {"8×8": 6} and facts["needed"] > facts["adapter"] > 0

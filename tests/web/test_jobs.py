@@ -14,6 +14,7 @@ from demo_page import (
     answer_dialog,
     job_of,
     load,
+    look_at_train,
     new_seed,
     press,
     queue_demo,
@@ -35,14 +36,20 @@ def test_pause_and_resume(page, server):
     facts = server.get(f"/livelora/jobs/{job}")
     assert facts["state"] == "paused"
     assert line == f"Paused at step {facts['step']} of 3000. Resume to go on."
-    assert re.fullmatch(r"[\d.]+ s a step · \d+ % of the device's peak · (\w[-\w ]+ \d+ %(, )?){1,3}",
+    summary = page.inner_text(".livelora .costs")
+    assert re.fullmatch(r"[\d.]+ s a step", summary)
+    page.click(".livelora summary")
+    assert re.fullmatch(r"\d+ % of the device's peak · (\w[-\w ]+ \d+ %(, )?){1,3}",
                         page.inner_text(".livelora .speed"))
+    page.click(".livelora summary")
+    assert page.inner_text(".livelora .costs") == summary
     bar = page.locator(".livelora [role=progressbar]")
     assert bar.get_attribute("aria-valuenow") == str(facts["step"])
     assert bar.locator("div").evaluate("(e) => getComputedStyle(e).opacity") == "0.4"
     assert page.get_attribute(".livelora .go", "aria-label") == "Resume training"
     press(page, "resume")
     wait_for_line(page, r"^Step \d+ of 3000")
+    assert re.fullmatch(r"[\d.]+ s a step · memory \d+ MB of \d+\.\d GB", page.inner_text(".livelora summary"))
     assert page.get_attribute(".livelora .go", "aria-label") == "Pause training"
     assert bar.locator("div").evaluate("(e) => getComputedStyle(e).opacity") == "1"
     assert page.problems == []
@@ -163,7 +170,7 @@ def test_the_losses_are_a_curve_also_after_a_reload(page, server):
     assert [loss for _, loss in live[1]] == pytest.approx(means)
     assert live[2:] == [facts["validation"], [facts["best"]], [[0, base], [4, base]]]
     assert page.inner_text(".livelora .legend").split("\n") == [
-        "loss", "mean of 20 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
+        "loss", "mean of 4 steps", "held-out", f"best, step {facts['best'][0]}", "without the LoRA"]
     workflow = page.evaluate("app.graph.serialize()")
     load(page, workflow)
     assert wait_for_curve(page, 4, held_out=3) == live
@@ -261,6 +268,23 @@ def test_a_refused_action_says_why(page, server, wait_for):
     press(page, "pause")
     assert toast(page) == ("This job is stopped, so 'pause' is not possible. It must be queued, preparing or "
                            "training.")
+    assert page.problems == []
+
+
+def test_a_finished_training_that_comfyui_does_not_run_again_is_shown(page):
+    queue_demo(page, steps=2)
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    job, again = job_of(page), page.evaluate("app.graph.serialize()")
+    again["id"] = "00000000-0000-0000-0000-000000000000"  # as a template has
+    for node in again["nodes"]:
+        node["properties"].pop("livelora_job", None)
+    load(page, again)
+    look_at_train(page)
+    wait_for_line(page, r"^Not trained yet\.$")
+    page.evaluate("app.queuePrompt(0, 1)")
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    assert job_of(page) == job
+    page.wait_for_function("document.querySelectorAll('.livelora .round img').length === 2", timeout=MINUTE)
     assert page.problems == []
 
 

@@ -286,6 +286,14 @@ def test_an_input_appears_with_the_choice_that_gives_it_meaning(page):
     assert {**seen(page), "values": without["values"]} == without
 
 
+def test_a_title_counts_also_what_a_program_has_changed(page):
+    load(page, DEMO)
+    set_inputs(page, "LiveLoraTrain", max_grad_norm=2, alpha=8)
+    titles = "[...document.querySelectorAll('.livelora-fold')].map((title) => title.textContent).join()"
+    page.wait_for_function(f"{titles}.includes('Adapter (1 changed),Optimizer (1 changed),Noise,')")
+    assert page.problems == []
+
+
 def test_titles_take_no_place_among_the_values_that_are_saved(page):
     """The demo was saved before there were titles."""
     workflow = json.loads(DEMO.read_text(encoding="utf-8"))

@@ -64,7 +64,8 @@ def test_a_job_is_known_by_its_name_time_and_step_and_its_value_is_its_id(page, 
 def test_steps_are_listed_beside_another_picker_and_after_the_job_is_gone(page, job):
     page.reload()  # a page that knows no job yet
     on_this_machine.wait_until_open(page)
-    page.evaluate("for (const kind of ['LiveLoraLive', 'LiveLoraGrid']) app.graph.add(LiteGraph.createNode(kind))")
+    for kind in ("LiveLoraLive", "LiveLoraGrid"):
+        add_node(page, kind)
     told = "document.querySelector('.livelora.steps').innerText"
     page.wait_for_function(f"{told}.startsWith('Steps kept:')", timeout=MINUTE)
     page.evaluate(f"() => {{ {LIVE} {PICKER}.value = 'flower_1'; {PICKER}.callback('flower_1'); }}")

@@ -11,7 +11,7 @@ import browser as on_this_machine
 import pytest
 from demo_page import MINUTE, SIZES_STAND, load, set_inputs
 from graphs import training, with_preview, with_save
-from other_models import save_taesd
+from other_models import save_pixart, save_taesd
 from PIL import Image
 from safetensors.torch import save_file
 from torch import zeros
@@ -53,6 +53,7 @@ def files(server):
     save_file({"unet.weight": zeros(2, 2)}, loras / "no_lora.safetensors")
     (loras / "cut_short.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     save_taesd(vae / "sd.safetensors", latent_channels=4)
+    save_pixart(server.base / "models" / "diffusion_models" / "pixart.safetensors")
     return home
 
 
@@ -101,6 +102,13 @@ def with_vae(name: str) -> dict:
     graph = trained()
     graph["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": name}}
     graph["train"]["inputs"]["vae"] = ["vae", 0]
+    return graph
+
+
+def with_model(name: str) -> dict:
+    graph = trained()
+    graph["unet"] = {"class_type": "UNETLoader", "inputs": {"unet_name": name, "weight_dtype": "default"}}
+    graph["train"]["inputs"]["model"] = ["unet", 0]
     return graph
 
 
@@ -177,6 +185,12 @@ MISTAKES = {
         "'no_lora.safetensors' cannot be started from. This LoRA has"),
     "another VAE": Mistake(
         lambda: with_vae("sd.safetensors"), "LiveLoraTrain", "FLUX.1 needs its own VAE with 16 latent channels"),
+    "another model": Mistake(
+        lambda: with_model("pixart.safetensors"), "LiveLoraTrain", "LoRA Train trains FLUX.1 models, this one is"),
+    "too little memory": Mistake(
+        lambda: trained(leave_free=1000.0), "LiveLoraTrain", "This training needs"),
+    "a size that is no number": Mistake(
+        lambda: dataset(more_resolutions="768x1024"), "LiveLoraDataset", "such as '768, 1024', got '768x1024'."),
     "a long caption": Mistake(lambda: trained("long"), "LiveLoraTrain", "b.png"),
 }
 IDS = count(1000)
@@ -282,9 +296,9 @@ def test_advice_is_amber_and_a_failure_is_red(page):
     assert page.inner_text(".livelora .error") == "It broke."
     assert page.inner_text(".livelora .advice:not(:empty)") == "It overfits."
     red, green, blue = page.evaluate(COLOUR, ".livelora .error")
-    assert red - max(green, blue) > 80
+    assert red - max(green, blue) > 80 and red > 200, "light enough for the dark theme"
     red, green, blue = page.evaluate(COLOUR, ".livelora .advice:not(:empty)")
-    assert red > green > blue + 60
+    assert red > green > blue + 60 and red > 200
 
 
 REPORT = "() => window.findOurs('LiveLoraReview').widgets.find((w) => w.name === 'report').element.innerText"

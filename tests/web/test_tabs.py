@@ -6,14 +6,17 @@ import time
 
 import pytest
 from demo_page import (
+    DEMO,
     MINUTE,
     TRAIN,
     add_node,
     answer_dialog,
+    job_of,
     load,
     look_at_train,
     new_seed,
     press,
+    queue_demo,
     start_demo,
     wait_for_line,
 )
@@ -106,6 +109,24 @@ def test_a_tab_sees_what_another_does_with_a_paused_job(two, server, wait_for):
     answer_dialog(pages[1], "Confirm", "3007")
     wait_for(server, job, lambda facts: facts["steps"] == 3007)  # both tabs agree on 3000 until the request is there
     assert agree(pages, server, job)["steps"] == 3007
+
+
+def test_a_job_belongs_to_the_workflow_that_it_began_from(page, server):
+    """Not to the one that is open by then, which has nodes of the same ids."""
+    first = server.queue(training(new_seed(), steps=60))  # the next one waits for it
+    queue_demo(page, steps=2)
+    load(page, DEMO)
+    server.result(first)
+    while any(server.get("/queue").values()):
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(500)  # its last events come
+    assert job_of(page) is None and wait_for_line(page, ".") == "Not trained yet."
+    page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    wait_for_line(page, r"^Trained 2 steps\.$")
+    assert job_of(page) == server.get("/livelora/jobs")[-1]["job"]
+    page.evaluate("app.extensionManager.command.execute('Workspace.NextOpenedWorkflow')")
+    wait_for_line(page, r"^Not trained yet\.$")
+    assert page.problems == []
 
 
 @pytest.mark.parametrize("kind", ["LiveLoraLive", "LiveLoraGrid"])
