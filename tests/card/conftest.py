@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +18,8 @@ import torch
 from _pytest.runner import runtestprotocol
 
 HERE = Path(__file__).parent
+LONGEST = 600
+"""The seconds after which a test hangs."""
 sys.path[:0] = [str(HERE), str(HERE.parent / "comfy")]
 if not hasattr(os, "fork"):
     collect_ignore_glob = ["*"]
@@ -38,8 +41,11 @@ class Fork:
 
     def run(self, item: int, following: int) -> list[dict[str, Any]]:
         """Runs a test and returns its reports. Tests are told by their number in the session. Raises EOFError if the
-        process ends meanwhile."""
+        process ends meanwhile, as it does, saying where its threads stand, when a test hangs."""
         self._line.send((item, following))
+        if not self._line.poll(LONGEST):
+            os.kill(self._pid, signal.SIGABRT)
+            raise EOFError
         return self._line.recv()
 
     def end(self) -> int:
@@ -52,7 +58,8 @@ def serve(session: pytest.Session, line: Connection) -> None:
     """Runs the tests that are asked for, in a fork, and ends it."""
     status = 1
     try:
-        torch.set_num_threads(1)  # a pool of threads does not survive a fork
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork, nor does the watch over what hangs
+        session.config.pluginmanager.unregister(name="faulthandler")
         while True:
             item, following = (session.items[number] for number in line.recv())
             reports = runtestprotocol(item, log=False, nextitem=following)
