@@ -150,7 +150,7 @@ def predicted(host: Any, point: Point) -> tuple[int, frozenset[int]]:
     stage = Stage(host, recipe(point), None, streamed=False)
     costs = stage.step((16, point.pixels // 8, point.pixels // 8), point.batch, a_text())
     kept = frozenset(worth_most_first(costs)[:point.kept])
-    needs = fixed(stage.params, recipe(point), host.dtype)
+    needs = fixed(stage.view, recipe(point))
     return needs.lasting + max(costs.peak(kept), needs.gradients + needs.update), kept
 
 
@@ -161,8 +161,10 @@ def counted(host: Any, point: Point, kept: frozenset[int]) -> int:
     from livelora.trainer.lora.inject import inject
     from livelora.trainer.model.checkpointing import Blocks
     from livelora.trainer.model.view import build_view, copied_once
+    from livelora.trainer.training.averaging import Averaged
     from livelora.trainer.training.optim import make_optimizer
     from livelora.trainer.training.targets import layout
+    from livelora.trainer.training.update import whole_or_not_at_all
     from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
     config = recipe(point)
@@ -193,8 +195,9 @@ def counted(host: Any, point: Point, kept: frozenset[int]) -> int:
             for _ in range(2):  # in the second step the optimizer's state is there
                 with copied_once(view):
                     _gradients(host, view, point)
-                if point.optimizer != "AdamW8bit":
-                    optimizer.step()
+                with whole_or_not_at_all(params, optimizer, Averaged(params, optimizer, config)):
+                    if point.optimizer != "AdamW8bit":
+                        optimizer.step()
                 optimizer.zero_grad()
     return count.most
 
@@ -223,7 +226,7 @@ def _gradients(host: Any, view: Any, point: Point) -> None:
 
 
 def main(count: int) -> None:
-    """Prints a table, and the largest difference."""
+    """Prints a table, how far the ratios spread, and the worst point."""
     start()
     print("| weights | pixels | rank | batch | kept | optimizer | predicted GiB | counted GiB | ratio | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -238,8 +241,9 @@ def main(count: int) -> None:
               f"{point.optimizer} | {expected / GIB:.2f} | {found / GIB:.2f} | {ratios[-1]:.3f} | "
               f"{seconds[-1]:.1f} |",
               flush=True)
-    print(f"\nratios from {min(ratios):.4f} to {max(ratios):.4f}; a prediction takes "
-          f"{statistics.median(seconds):.1f} s (median)")
+    worst, point = max(zip(ratios, points(count), strict=True), key=lambda pair: abs(pair[0] - 1))
+    print(f"\npredicted ÷ counted: {min(ratios):.4f} to {max(ratios):.4f}, median {statistics.median(ratios):.4f}; "
+          f"worst {worst:.4f} ({point}); a prediction takes {statistics.median(seconds):.1f} s (median)")
 
 
 def cards() -> None:

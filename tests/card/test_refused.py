@@ -1,18 +1,27 @@
-"""One allocation of a step is refused, each in its turn. The step is taken as if nothing had been: adapter, optimizer
-and averages are the same, bit for bit."""
+"""One allocation is refused, each in its turn: of a step, of the model's loading, of what is looked at in between, and
+of encoding and drawing. All comes out as if nothing had been, bit for bit."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import comfy.model_management as mm
 import pytest
 import softcard as card
 import torch
+from livelora.trainer.jobs.lease import Lease
+from livelora.trainer.model.shortage import once_more
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.optimizer_state import optimizer_state
+from livelora.trainer.training.preparation import Preparation
+from livelora.trainer.training.task import Task
 from livelora.trainer.training.trainer import Trainer
+from livelora.trainer.training.validation import HeldOut
+from test_job import SETTINGS, dataset  # noqa: F401
 
 RECIPE = {"steps": 9, "rank": 4, "learning_rate": 1e-3, "batch_size": 2}
 RECIPES = {
@@ -26,7 +35,7 @@ RECIPES = {
     "DoRA": {"optimizer": "AdamW", "adapter": "DoRA"},
 }
 TRIES = int(os.environ.get("REFUSED", 12))
-"""How many of a step's allocations are refused in a test. REFUSED=100000 refuses them all."""
+"""How many of the allocations are refused in a test. REFUSED=100000 refuses them all."""
 
 
 @pytest.fixture
@@ -76,3 +85,75 @@ def test_a_step_that_was_refused_memory_is_taken_again(make, recipe, before):
         lowered += trainer.plan is not plan
         assert everything(trainer) == after, f"with allocation {n} of {count}"
     assert lowered > TRIES / 2
+
+
+def found_at_each(work: Callable[[], Any], ready: Callable[[], Any] = lambda: None) -> list[Any]:
+    """What `work` returns when an allocation of it is refused, for a spread of allocations, a third as wide as that of
+    a step. Before each try the card is made `ready`."""
+    found: list[Any] = []
+    ready()
+    for n in spread(card.count(work), TRIES // 3):
+        ready()
+        assert card.refused_at(lambda: found.append(work()), n)
+    assert len(found) >= 2
+    return found
+
+
+def test_a_model_that_was_refused_memory_is_loaded_all_the_same(make):
+    def unloaded() -> Trainer:
+        trainer = make(optimizer="AdamW")
+        mm.unload_all_models()
+        return trainer
+
+    def step() -> list[Any]:
+        trainer.carefully(trainer.model.bring)
+        loaded.append(card.allocations())
+        trainer.step()
+        return everything(trainer)
+
+    loaded: list[int] = []
+    trainer = unloaded()
+    card.count(step)
+    after = everything(trainer)
+    for n in spread(loaded[0], TRIES // 3):
+        trainer = unloaded()
+        assert card.refused_at(step, n)
+        assert everything(trainer) == after, f"with allocation {n} of {loaded[0]}"
+
+
+@pytest.mark.parametrize("recipe", ["ScheduleFreeAdamW", "average", "DoRA"])
+def test_a_look_that_was_refused_memory_is_had_again_and_leaves_no_trace(make, recipe):
+    """The held-out loss is measured, and the LoRA is copied."""
+    trainer = make(**RECIPES[recipe])
+    trainer.step()
+    plan, held_out = trainer.plan, HeldOut(trainer.draws._examples, 2)
+    measure = partial(trainer.model.run, partial(held_out.losses, trainer, held_out.parts[0]))
+
+    def ready() -> None:
+        trainer.plan = plan
+        trainer.model.forget()
+        trainer.model.bring()
+
+    expected, after = (measure(), trainer.lora()), everything(trainer)
+    for losses, lora in found_at_each(lambda: (trainer.carefully(measure), trainer.lora()), ready):
+        assert losses == expected[0] and all(lora[name].equal(expected[1][name]) for name in lora)
+        assert everything(trainer) == after
+
+
+def test_what_was_refused_memory_is_encoded_all_the_same(host, dataset):  # noqa: F811
+    task = Task.of(host, TrainConfig(**RECIPE), dataset)
+    prepare = Preparation(task, Lease().step, lambda _: None, lambda _: None).run
+    expected = prepare()
+    for found in found_at_each(prepare, host.clear):
+        for one, other in zip(found.train, expected.train, strict=True):
+            assert one.texts[0]["cond"].equal(other.texts[0]["cond"])
+            # ComfyUI encodes a picture for which there is too little memory in tiles.
+            assert torch.allclose(one.latents, other.latents, atol=1e-3)
+
+
+def test_a_picture_that_was_refused_memory_is_drawn_all_the_same(host):
+    text = host.encode_text("ohwx")
+    draw = partial(once_more, partial(host.sampler({}, 1.0), text, text, SETTINGS, lambda: False), host.clear)
+    expected = draw()
+    for picture in found_at_each(draw, host.clear):
+        assert torch.allclose(picture, expected, atol=1 / 255)

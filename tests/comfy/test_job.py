@@ -302,6 +302,30 @@ def test_a_preview_that_fails_is_reported_and_training_goes_on(jobs, host, datas
     assert "The preview at step 0 failed (out of memory while drawing). Training goes on." in job.history.warnings
 
 
+def test_a_preview_for_which_memory_ran_out_is_drawn_again(jobs, host, dataset, monkeypatch):
+    """The first picture has memory the second time, the second has none."""
+    sampler, draws, cleared = host.sampler, iter(range(1000)), []
+
+    def short(*arguments):
+        draw = sampler(*arguments)
+
+        def short_of_memory(*settings):
+            if next(draws) in (0, 2, 3):
+                raise torch.OutOfMemoryError("CUDA out of memory. And more")  # stands for a GPU we do not have
+            return draw(*settings)
+
+        return short_of_memory
+
+    monkeypatch.setattr(host, "sampler", short)
+    monkeypatch.setattr(host, "clear", lambda: cleared.append(True))
+    job = run(jobs, host, dataset, preview=replace(PREVIEW, every=100))
+    assert job.state == "done" and len(cleared) == 2
+    assert job.folder.samples() == ["step_000000_00.png", "step_000008_00.png", "step_000008_01.png"]
+    assert job.history.warnings == [
+        "The preview at step 0 failed (Memory ran out, and again when there was more room. Close other programs that "
+        "use the graphics card, and try again. (CUDA out of memory. And more)). Training goes on."]
+
+
 def test_previews_do_not_change_training(jobs, host, dataset, straight):
     calm = straight()
     looked_at = run(jobs, host, dataset, preview=PREVIEW, validation=dataset, validate_every=2)

@@ -64,15 +64,31 @@ class Refusing(TorchDispatchMode):
     replace(RECIPE, gradient_checkpointing="none"),
     replace(RECIPE, gradient_checkpointing="all", gradient_accumulation_steps=2),
     replace(RECIPE, gradient_checkpointing="none", batch_size=2, adapter_dtype="bf16"),
+    replace(RECIPE, gradient_checkpointing="none", rank=64, adapter_dtype="bf16"),
+    replace(RECIPE, gradient_checkpointing="all", rank=32, init="PiSSA"),
     replace(RECIPE, gradient_checkpointing="all", adapter="DoRA"),
     replace(RECIPE, gradient_checkpointing="all", adapter="LoKr", target_modules="attention"),
-], ids=lambda c: f"{c.adapter} {c.gradient_checkpointing} {c.batch_size}×{c.gradient_accumulation_steps}")
+], ids=lambda c: f"{c.adapter} {c.init} {c.rank} {c.gradient_checkpointing} {c.batch_size}×"
+                 f"{c.gradient_accumulation_steps}")
 def test_a_step_takes_what_was_planned(host, patcher, config):
     trainer = make(host, config)
-    live = Live([*patcher.model.diffusion_model.parameters(), *trainer.view.parameters()])
+    assert trainer.plan.activations == pytest.approx(taken(trainer, patcher), rel=0.03)
+
+
+def taken(trainer, patcher) -> int:
+    """The most bytes that the activations and gradients of a step took."""
+    live = Live([*patcher.model.diffusion_model.parameters(), *trainer.view.parameters(), *trainer.view.buffers()])
     with live:
         trainer._gradients()
-    assert trainer.plan.activations == pytest.approx(live.peak, rel=0.03)
+    return live.peak
+
+
+def test_a_plan_counts_the_adapters_own_tensors(host):
+    """PiSSA keeps the matrices that it began with."""
+    for init, pairs in (("kaiming", 1), ("PiSSA", 2)):
+        made = plan(host, replace(RECIPE, init=init))
+        trainer = make(host, replace(RECIPE, init=init))
+        assert made.fixed.adapter == pairs * sum(p.nbytes for p in trainer.params) == trainer._bytes_there()
 
 
 @pytest.mark.slow
@@ -221,6 +237,16 @@ def test_a_split_batch_gives_the_same_gradients(host):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for one, other in zip(whole.params, split.params, strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_a_lower_plan_knows_what_its_own_way_takes(host, patcher):
+    with_memory(host, 10**9)
+    trainer = make(host, replace(RECIPE, batch_size=2, gradient_checkpointing="all"))
+    whole = trainer.plan.activations
+    trainer._lower("refused")
+    assert trainer.plan.rung.images == 1 and trainer.plan.further
+    assert trainer.plan.activations == pytest.approx(taken(trainer, patcher), rel=0.05)
+    assert trainer.plan.activations < whole / 1.5
 
 
 def test_below_the_last_rung_the_training_ends_with_what_to_do(host):

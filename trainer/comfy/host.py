@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from .weights import blank, fetch
 VERSION = comfyui_version.__version__
 LOADS = 3
 """How often loading is tried while somebody else changes what is loaded."""
+EVERYTHING = 1e30
 
 
 class ComfyHost:
@@ -77,7 +79,7 @@ class ComfyHost:
         are there already, and nothing is fetched from elsewhere."""
         weights = self._patcher.model_size()
         free: Any = mm.get_free_memory(self.device)
-        largest = 2 * max((p.nbytes for p in self._live.parameters()), default=0)  # ComfyUI has two streams
+        largest = mm.NUM_STREAMS * max((p.nbytes for p in self._live.parameters()), default=0)
         if self.device.type == "cpu":
             return Memory(available=free + weights, weights=weights, largest=largest)
         loaded = sum(model.model_loaded_memory() for model in mm.current_loaded_models if model.device == self.device)
@@ -122,21 +124,28 @@ class ComfyHost:
         gc.collect()
         mm.soft_empty_cache()
 
+    def clear(self) -> None:
+        """Unloads every model from the device, as "Unload Models" does."""
+        _patiently(lambda: mm.free_memory(EVERYTHING, self.device))
+        self.free()
+
     def load(self, room: int) -> None:
         """Loads the wired model as a prompt would, and leaves `room` bytes of the device free. Raises RuntimeError if
         ComfyUI loads it with other patches than its own."""
-        for attempt in range(LOADS):
-            try:
-                with torch.inference_mode():
-                    mm.load_models_gpu([self._patcher], memory_required=room)
-                break
-            except (TypeError, AttributeError, IndexError, ValueError):
-                # "Unload models" came at the same time: ComfyUI's list of loaded models has no lock (0.20 to 0.30)
-                if attempt == LOADS - 1:
-                    raise
+        _patiently(lambda: mm.load_models_gpu([self._patcher], memory_required=room))
+        if mm.MIN_WEIGHT_MEMORY_RATIO:
+            self._keep_free(room)
         if self._base.current_weight_patches_uuid != self._patcher.patches_uuid:
             raise RuntimeError("ComfyUI loaded the model with other patches than those wired into LoRA Train. "
                                "Queue the workflow again.")
+
+    def _keep_free(self, room: int) -> None:
+        """Takes weights off the device until there is room. On cards that are not NVIDIA's, ComfyUI fills at least 40 %
+        of what is free with weights, whatever room it is asked for (0.20 to 0.30)."""
+        missing = room + mm.extra_reserved_memory() - mm.get_free_memory(self.device)
+        if missing > 0 and self.device.type != "cpu":
+            with torch.inference_mode():
+                self._patcher.partially_unload(self._patcher.offload_device, missing)
 
     def view(self, adapter_dtype: torch.dtype) -> nn.Module:
         """Returns a training view of the live transformer."""
@@ -214,6 +223,19 @@ class ComfyHost:
     def hand_back_interrupt(self) -> None:
         """Sets ComfyUI's interrupt flag again, which was cleared when it stopped our work."""
         mm.interrupt_current_processing(True)
+
+
+def _patiently(change: Callable[[], Any]) -> None:
+    """Changes what is loaded, as a prompt would."""
+    for attempt in range(LOADS):
+        try:
+            with torch.inference_mode():
+                change()
+            return
+        except (TypeError, AttributeError, IndexError, ValueError):
+            # "Unload models" came at the same time: ComfyUI's list of loaded models has no lock (0.20 to 0.30)
+            if attempt == LOADS - 1:
+                raise
 
 
 def fingerprint(patcher: ModelPatcher) -> str:

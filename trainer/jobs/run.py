@@ -21,6 +21,7 @@ from ..lora.file import Lora
 from ..lora.kinds import KINDS
 from ..model.host import GiveWay, Interrupted, Sampler
 from ..model.memory import Plan
+from ..model.shortage import once_more
 from ..training import state
 from ..training.metadata import metadata
 from ..training.optim import packages_for
@@ -71,8 +72,8 @@ class Run:
     def _new_trainer(self) -> Trainer:
         """Returns a trainer that goes on where the newest state left off."""
         with self._hold():
-            trainer = Trainer(self._task.host, self._config, self._prepared.train, self._task.start,
-                              self._lease.prompt_turns, self._less_memory)
+            trainer = once_more(partial(Trainer, self._task.host, self._config, self._prepared.train, self._task.start,
+                                        self._lease.prompt_turns, self._less_memory), self._task.host.clear)
             for name in state.load_newest(self._folder.states, trainer):
                 self._history.warn(f"The state {name} could not be read. The one before it was taken, and the steps in "
                                   "between are trained again.")
@@ -123,7 +124,7 @@ class Run:
     def _step(self, trainer: Trainer) -> tuple[StepResult, float]:
         with self._hold():
             with self._history.spending("loading"):  # before the clock starts, because it is no part of the step
-                trainer.model.bring()
+                trainer.carefully(trainer.model.bring)
             began = time.perf_counter()
             return trainer.step(), time.perf_counter() - began
 
@@ -257,7 +258,9 @@ class Run:
             with self._hold(), self._history.spending("previews"), contextlib.suppress(GiveWay):
                 if strength not in samplers:
                     samplers[strength] = make(strength)
-                return samplers[strength](texts[sample.prompt], texts[sample.negative], sample.settings, give_way)
+                draw = partial(samplers[strength], texts[sample.prompt], texts[sample.negative], sample.settings,
+                               give_way)
+                return once_more(draw, self._task.host.clear)
 
     def _texts(self, step: int, sample: Sample) -> dict[str, Any]:
         """Returns the texts that a picture carries. The workflow is one of them, so that dropping the picture on the

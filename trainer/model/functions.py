@@ -23,7 +23,7 @@ class Matrices(NamedTuple):
     """Holds a LoRA's matrices as they are multiplied: in the dtype of the computation, without autograd."""
 
     a: Tensor
-    """(R, I)"""
+    """(R, I), or more rows if others are in effect beside those that are trained."""
     b: Tensor
     """(O, R)"""
     a_t: Tensor
@@ -31,8 +31,11 @@ class Matrices(NamedTuple):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, lora_a: Tensor, lora_b: Tensor, dtype: torch.dtype) -> Matrices:
-        """Returns A and B, cast where they are of another dtype."""
+    def of(cls, lora_a: Tensor, lora_b: Tensor, dtype: torch.dtype,
+           beside: tuple[Tensor, Tensor] | None = None) -> Matrices:
+        """Returns A and B, cast where they are of another dtype, and behind them those of another pair."""
+        if beside:
+            lora_a, lora_b = torch.cat((lora_a, beside[0])), torch.cat((lora_b, beside[1]), dim=1)
         a, b = lora_a.to(dtype), lora_b.to(dtype)
         return cls(a, b, a.T, b.T)
 
@@ -93,7 +96,8 @@ class MultiplyWithLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, lora_a: Tensor, lora_b: Tensor, lora: Matrices, scale: float, borrow: Lender) -> Tensor:
         y, rows, down = multiply_with_lora(x, lora, scale, borrow)
-        ctx.borrow, ctx.scale, ctx.shape, ctx.dtype = borrow, scale, x.shape, lora_a.dtype
+        ctx.borrow, ctx.scale, ctx.shape = borrow, scale, x.shape
+        ctx.dtype, ctx.rank = lora_a.dtype, len(lora_a)
         ctx.save_for_backward(rows, down, lora.a, lora.b)
         return y
 
@@ -101,11 +105,11 @@ class MultiplyWithLora(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         rows, down, a, b = ctx.saved_tensors
         grad_y = grads[0].flatten(0, -2)
-        grad_down, grad_b = grad_y @ b, grad_y.T @ down
+        grad_down, grad_b = grad_y @ b, grad_y.T @ down[:, :ctx.rank]
         if ctx.scale != 1:
             grad_down.mul_(ctx.scale)
             grad_b.mul_(ctx.scale)
-        grad_a, grad_b = (grad_down.T @ rows).to(ctx.dtype), grad_b.to(ctx.dtype)
+        grad_a, grad_b = (grad_down[:, :ctx.rank].T @ rows).to(ctx.dtype), grad_b.to(ctx.dtype)
         if not ctx.needs_input_grad[0]:
             return None, grad_a, grad_b, None, None, None
         weight, _, release, _ = ctx.borrow(grad_y)

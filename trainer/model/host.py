@@ -114,6 +114,10 @@ class Host(Protocol):
         """Gives memory that nothing uses back to the device."""
         ...
 
+    def clear(self) -> None:
+        """Takes every model off the device, and gives back what nothing uses."""
+        ...
+
     def image_fingerprint(self) -> str:
         """Tells apart everything that `encode_images` depends on beside the pictures. It is equal after a restart."""
         ...

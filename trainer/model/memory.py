@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from ..disk.text import amount, counted, duration
 from .rehearsal import Rehearsed
 
@@ -51,7 +49,6 @@ class Fixed:
     """Holds what a training needs whatever the pictures, in bytes."""
 
     adapter: int
-    """The adapter's values, and the copies that are multiplied."""
     gradients: int
     optimizer: int
     """The optimizer's state and the weights' average."""
@@ -79,7 +76,7 @@ class Rung:
 
 
 Costs = Callable[[Size, Rung], Rehearsed]
-"""Returns what a batch of pictures of one size costs on a rung."""
+"""Returns what a batch of pictures of one size costs on a rung. It takes seconds, and no memory of the device."""
 
 
 class DoesNotFit(ValueError):
@@ -92,6 +89,7 @@ class Plan:
 
     memory: Memory
     fixed: Fixed
+    costs: Costs = field(repr=False, compare=False)
     rungs: tuple[Rung, ...]
     """The rung that is taken, and those below it."""
     kept: Mapping[Size, frozenset[int]] = field(default_factory=dict)
@@ -110,8 +108,6 @@ class Plan:
     """How many batches a step has."""
     further: bool = False
     """Whether a step has more than one batch, or a batch several parts."""
-    costs: Mapping[Size, Rehearsed] = field(default_factory=dict, repr=False)
-    """What was rehearsed on the rung, by the pictures' size."""
     reserve: int = 0
     """What must be free besides, in bytes, because memory ran out without it: room that weights have left."""
 
@@ -153,13 +149,23 @@ class Plan:
     def lower(self) -> Plan | None:
         """Returns the plan to go on with when this one needed more than there was; None if there is no other."""
         if any(self.kept.values()):
-            fewer = {size: frozenset(sorted(kept)[(len(kept) + 1) // 2:]) for size, kept in self.kept.items()}
-            peaks = {size: self.costs[size].peak(kept, further=self.further) for size, kept in fewer.items()}
-            flop = {size: self.costs[size].flop(kept) / self.rung.images for size, kept in fewer.items()}
-            return replace(self, kept=fewer, peaks=peaks, flop=flop)
+            return self.keeping({size: frozenset(sorted(kept)[(len(kept) + 1) // 2:])
+                                  for size, kept in self.kept.items()})
         if self.rung.streamed and self.reserve < self.memory.weights:
             return replace(self, reserve=self.reserve + max(1, self.memory.weights // WEIGHTS_LEAVE_IN))
-        return replace(self, rungs=self.rungs[1:]) if len(self.rungs) > 1 else None
+        if len(self.rungs) == 1:
+            return None
+        split = self.further or self.rungs[1].images < self.batch_size
+        return replace(self, rungs=self.rungs[1:], further=split).keeping(dict.fromkeys(self.kept, frozenset()))
+
+    def keeping(self, kept: Mapping[Size, frozenset[int]]) -> Plan:
+        """Returns the plan with what it costs when these blocks are kept."""
+        rung, peaks, flop = self.rung, dict(self.peaks), dict(self.flop)
+        for size, blocks in kept.items():
+            cost = self.costs(size, rung)
+            peaks[size] = cost.peak(blocks, further=self.further, in_ram=rung.in_ram, holds=rung.holds)
+            flop[size] = cost.flop(blocks) / rung.images
+        return replace(self, kept={**self.kept, **kept}, peaks=peaks, flop=flop)
 
     def sentence(self) -> str:
         """Returns the plan as a person reads it."""
@@ -229,10 +235,10 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
     if checkpointing == "none":
         ways = ways[:1]
     for index, rung in enumerate(ways):
-        made = Plan(memory=memory, fixed=fixed, rungs=tuple(ways[index:]), batch_size=batch_size,
+        made = Plan(memory=memory, fixed=fixed, costs=costs, rungs=tuple(ways[index:]), batch_size=batch_size,
                     further=further or rung.images < batch_size)
         for size in largest_first:
-            made = _with_size(made, size, costs(size, rung), checkpointing)
+            made = _with_size(made, size, checkpointing)
             if not _fits(made):
                 break
         else:
@@ -240,26 +246,23 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
     raise DoesNotFit(_too_large(made, checkpointing))
 
 
-def _with_size(made: Plan, size: Size, cost: Rehearsed, checkpointing: str) -> Plan:
+def _with_size(made: Plan, size: Size, checkpointing: str) -> Plan:
     """Returns the plan with pictures of one size more, and as many of their blocks kept as there is room for."""
-    rung, all_kept = made.rung, worth_most_first(cost)
-    options = {"further": made.further, "in_ram": rung.in_ram, "holds": rung.holds}
+    cost, rung = made.costs(size, made.rung), made.rung
+    all_kept, made = worth_most_first(cost), replace(made, blocks=len(cost.blocks))
 
-    def keeping(count: int) -> Plan:
-        kept = frozenset(all_kept[:count])
-        return replace(made, kept={**made.kept, size: kept}, peaks={**made.peaks, size: cost.peak(kept, **options)},
-                       flop={**made.flop, size: cost.flop(kept) / rung.images}, blocks=len(cost.blocks),
-                       costs={**made.costs, size: cost})
+    def with_kept(count: int) -> Plan:
+        return made.keeping({size: frozenset(all_kept[:count])})
 
     if checkpointing == "none":
-        return keeping(len(all_kept))
+        return with_kept(len(all_kept))
     if checkpointing == "all" or rung.streamed or rung.in_ram:
-        return keeping(0)
+        return with_kept(0)
     few, many = 0, len(all_kept)
     while few < many:
         middle = (few + many + 1) // 2
-        few, many = (middle, many) if _fits(keeping(middle)) else (few, middle - 1)
-    return keeping(few)
+        few, many = (middle, many) if _fits(with_kept(middle)) else (few, middle - 1)
+    return with_kept(few)
 
 
 def worth_most_first(cost: Rehearsed) -> list[int]:
@@ -287,10 +290,3 @@ def _too_large(made: Plan, checkpointing: str) -> str:
 
 def _area(size: Size) -> int:
     return size[-1] * size[-2]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that there was no memory left on the device."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in (
-            "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")))

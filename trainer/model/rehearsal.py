@@ -16,6 +16,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from .checkpointing import Block, Blocks, Run, named_overwriting
 from .counting import Live, WithoutValues, drop_values
+from .view import copied_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,10 @@ class BlockCost:
     again: Cost
     """The inputs alone are kept, and the block is computed again."""
     holding: Cost
-    """The same, and its weights are held from then until its gradients are there, with those of the block before it; if
-    that was rehearsed."""
+    """The same, and its weights are held until its gradients are there, with those of the block whose turn is next. If
+    no weights are streamed this is not rehearsed, and is the same as `again`."""
+    copies: int
+    """The bytes of the copies that are made for it once a step (see `copied_once`)."""
 
     @property
     def flop(self) -> int:
@@ -86,6 +89,8 @@ class Rehearsed:
     """The moments of a batch after it, when the adapter's gradients are there already."""
     other_flop: int
     """The operations outside of the blocks."""
+    copies: int
+    """The bytes of the copies that are made once a step for the blocks which did not run."""
 
     def peak(self, kept: Collection[int] = (), *, further: bool = False, in_ram: bool = False,
              holds: bool = False) -> int:
@@ -95,8 +100,9 @@ class Rehearsed:
         for place, block in enumerate(self.blocks):
             extra += block.kept_bytes if place in kept else 0
             sums.append(extra)
-        return max(moment.used + sums[moment.done] + self._own(moment, kept, holds) - in_ram * moment.inputs
-                   for moment in (*self.first, *(self.further if further else ())))
+        return self.copies + max(
+            moment.used + sums[moment.done] + self._own(moment, kept, holds) - in_ram * moment.inputs
+            for moment in (*self.first, *(self.further if further else ())))
 
     def _own(self, moment: _Moment, kept: Collection[int], holds: bool) -> int:
         if moment.place is None:
@@ -119,11 +125,13 @@ class Rehearsal:
         self._mode = WithoutValues(allow_non_fake_inputs=True)
         with self._mode:
             drop_values(view, device)
-        self.blocks, self.live = blocks, Live([*view.parameters(), *view.buffers()])
+        self.view, self.blocks, self.live = view, blocks, Live([*view.parameters(), *view.buffers()])
         self._params = [p for p in view.parameters() if p.requires_grad]
         self.known: dict[Any, tuple[BlockCost, list[Any]]] = {}
         self.costs: dict[int, BlockCost] = {}
         self.moments: list[_Moment] = []
+        self.copies = 0
+        """The bytes of the copies that were made for blocks that ran."""
         self.inputs: list[int] = []
         """The bytes that each block before the present one holds as its inputs."""
         self._held: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -136,12 +144,14 @@ class Rehearsal:
         """
         for param in self._params:
             param.grad = None
-        with self._mode, self.live:
+        self.copies = 0
+        # A device's own thread of autograd would give back what it holds some time after the backward pass.
+        with self._mode, self.live, copied_once(self.view), torch.autograd.set_multithreading_enabled(False):
             first = self._taken(loss)
             self.live.flop = 0  # every block is known by now, so that what follows are the others' operations
             further = self._taken(loss)
         costs = tuple(self.costs[block.place] for block in self.blocks.all)
-        return Rehearsed(costs, first, further, self.live.flop)
+        return Rehearsed(costs, first, further, self.live.flop, sum(cost.copies for cost in costs) - self.copies)
 
     def _taken(self, loss: Callable[[], Tensor]) -> tuple[_Moment, ...]:
         """Returns the moments of one forward and backward pass."""
@@ -177,6 +187,7 @@ class Rehearsal:
         if key not in self.known:
             peak = self.live.peak
             self.known[key] = _measured(self.live, block, run, given)
+            self.copies += self.known[key][0].copies
             self.live.peak = peak
         return self.known[key]
 
@@ -217,16 +228,20 @@ class _PassedOver(torch.autograd.Function):
 
 def _measured(live: Live, block: Block, run: Run, given: list[Any]) -> tuple[BlockCost, list[Any]]:
     """Returns what a block costs, by running it, and tensors like its outputs."""
+    before = live.now
+    with torch.no_grad():
+        run(*(_like(value) if torch.is_tensor(value) else value for value in given))
+    copies = live.now - before
     with named_overwriting(block.module):
         kept, outputs = _cost(live, block, given, run)
     holds, block.blocks.holds = block.blocks.holds, False
     again, _ = _cost(live, block, given, block.recomputed(run))
     block.blocks.holds = holds
     if not holds:
-        return BlockCost(kept, again, again), outputs
+        return BlockCost(kept, again, again, copies), outputs
     with block.blocks.nothing_held_after():
         holding, _ = _cost(live, block, given, block.recomputed(run))
-    return BlockCost(kept, again, holding), outputs
+    return BlockCost(kept, again, holding, copies), outputs
 
 
 def _kind(block: nn.Module) -> tuple[Any, ...]:

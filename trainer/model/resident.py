@@ -35,10 +35,9 @@ class Resident:
             self._host.load(self._room())
             self._seen = turns
 
-    def bring_again(self) -> None:
-        """Loads the model even if nobody has moved it, because the room that must be free beside it has changed."""
+    def forget(self) -> None:
+        """Lets the model be loaded anew next time, because the room that must be free beside it has changed."""
         self._seen = None
-        self.bring()
 
     def run(self, work: Callable[[], Result]) -> Result:
         """Returns the result of `work` on a model that stayed as it was loaded. If somebody took the model away in

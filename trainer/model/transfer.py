@@ -1,9 +1,9 @@
-"""Copies tensors to the device beside its other work."""
+"""Copies tensors: to the device, beside its other work, and to have them back."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,15 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@torch.no_grad()
+def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns copies of tensors, on their own device or, if they do not fit there, on the CPU."""
+    try:
+        return [tensor.clone() for tensor in tensors]
+    except torch.OutOfMemoryError:
+        return [tensor.to("cpu", copy=True) for tensor in tensors]
 
 
 class Aside:

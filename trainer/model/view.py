@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -79,10 +79,12 @@ class FrozenLinear(nn.Linear):
         """Computes the Linear, (B, L, I) → (B, L, O), and returns beside it the bias (O,) that is in it."""
         return MultiplyAndTell.apply(x, self.lender)
 
-    def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    def with_lora(self, x: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float,
+                  beside: Callable[[], tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Computes the Linear, (B, L, I) → (B, L, O), with the LoRA matrices A (R, I) and B (O, R) in effect at
-        `scale`. They are multiplied in the dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740)."""
-        lora = self.copies.of((self, x.dtype), lambda: Matrices.of(lora_a, lora_b, x.dtype))
+        `scale`. They are multiplied in the dtype of `x` (Micikevicius et al. 2018, arXiv:1710.03740). `beside`
+        returns another such pair, which is in effect too and gets no gradients."""
+        lora = self.copies.of((self, x.dtype), lambda: Matrices.of(lora_a, lora_b, x.dtype, beside and beside()))
         if torch.is_grad_enabled():
             return MultiplyWithLora.apply(x, lora_a, lora_b, lora, scale, self.lender)
         return multiply_with_lora(x, lora, scale, self.lender)[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..disk.packages import require
+from ..model.transfer import copies
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS
 from .rounding import in_fp32
@@ -58,14 +59,15 @@ class Averaged:
     @contextmanager
     def in_effect(self) -> Iterator[None]:
         """Puts the average into the parameters while inside. Afterwards they and the optimizer are as before, bit for
-        bit."""
+        bit, also if there was no memory for the average."""
         with self.lock:
-            kept = [p.detach().clone() for p in self.params] if self.ema or self.schedule_free else []
+            kept = copies(self.params) if self.ema or self.schedule_free else []
+            groups = [dict(group) for group in self.optimizer.param_groups]
             try:
                 self._put()
                 yield
             finally:
-                self._put_back(kept)
+                self._put_back(kept, groups)
 
     def _put(self) -> None:
         if self.ema:
@@ -75,9 +77,9 @@ class Averaged:
                 self.optimizer.eval()
 
     @torch.no_grad()
-    def _put_back(self, kept: list[Tensor]) -> None:
-        if self.schedule_free:
-            with in_fp32(self.params, narrow=Tensor.bfloat16):
-                self.optimizer.train()  # only for its mode: its way back to the weights is not exact
+    def _put_back(self, kept: list[Tensor], groups: list[dict[str, Any]]) -> None:
+        """Takes no memory of the device. The optimizer's own way back to the weights does, and is not exact."""
         for param, value in zip(self.params, kept, strict=False):
             param.copy_(value)
+        for group, values in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(values)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..disk.packages import require
+from ..model.shortage import is_out_of_memory
 from ..recipe.config import TrainConfig
 from ..recipe.optimizers import OPTIMIZERS, Optimizer
 
@@ -39,7 +40,7 @@ def make_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.o
         try:
             return _made(name, row, groups, options)
         except (ImportError, OSError, RuntimeError, NotImplementedError) as err:
-            if not row.instead or isinstance(err.__cause__, ModuleNotFoundError):
+            if not row.instead or isinstance(err.__cause__, ModuleNotFoundError) or is_out_of_memory(err):
                 raise
             plain = "plain " if OPTIMIZERS[row.instead].module == "torch.optim" else ""
             log.warning("%s does not work here (%s). Training goes on with %s%s, which needs more memory. An update "

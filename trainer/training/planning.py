@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.item import Item
-from ..lora.inject import inject
+from ..lora.inject import inject, weights
+from ..lora.kinds import KINDS
 from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
-from ..model.memory import GB, Fixed, Memory, Plan, Size, plan
+from ..model.memory import GB, Fixed, Memory, Plan, Rung, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..model.transfer import Aside
 from ..recipe.config import TrainConfig
@@ -50,18 +51,20 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
         return Stage(host, config, start, streamed)
 
     @cache
-    def costs(size: Size, images: int, streamed: bool) -> Rehearsed:
+    def rehearsed(size: Size, images: int, streamed: bool) -> Rehearsed:
         return stage(streamed).step(size, images, text)
+
+    def costs(size: Size, rung: Rung) -> Rehearsed:
+        return rehearsed(stand_ins[size], rung.images, rung.streamed)
 
     there = memory or host.memory()
     left = int(max(0, there.available - config.leave_free * GB))
     with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
-        made = plan(replace(there, available=left), fixed(stage(False).params, config, host.dtype),
-                    lambda size, rung: costs(size, rung.images, rung.streamed), {*stand_ins.values()},
+        made = plan(replace(there, available=left), fixed(stage(False).view, config), costs, {*stand_ins.values()},
                     config.batch_size, checkpointing=config.gradient_checkpointing,
                     further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
     by_size = {name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
-               for name in ("kept", "peaks", "flop", "costs")}
+               for name in ("kept", "peaks", "flop")}
     return replace(made, rate=None if memory else host.matmul_rate(), batches=config.gradient_accumulation_steps,
                    **by_size)
 
@@ -88,30 +91,32 @@ def plan_before(host: Host, config: TrainConfig, items: Sequence[Item], start: d
     return plan_for(host, config, sizes, host.blank_text(host.count_tokens(longest)), start, memory)
 
 
-def fixed(params: list[nn.Parameter], config: TrainConfig, dtype: torch.dtype) -> Fixed:
-    """Returns what the adapter with these parameters needs whatever is trained. `dtype` is the model's: an adapter of
-    another one is cast once a step."""
+def fixed(view: nn.Module, config: TrainConfig) -> Fixed:
+    """Returns what the adapter in a view needs whatever is trained."""
+    params = [p for p in view.parameters() if p.requires_grad]
     row, values = OPTIMIZERS[config.optimizer], sum(p.numel() for p in params)
     small = sum(p.numel() for p in params if p.numel() < KEPT_IN_32_BITS) if row.eight_bit else values
-    state = row.moments * (4 * small + (values - small) * (1 + 4 / BLOCK))
-    own = sum(p.nbytes for p in params)
-    copies = sum(p.numel() * dtype.itemsize for p in params if p.dtype != dtype)
-    widened = 8 if config.adapter_dtype == "bf16" else 0
-    average = 4 * values if config.ema_decay else 0
-    return Fixed(adapter=own + copies, gradients=own, optimizer=int(0 if row.paged else state) + average,
-                 update=(widened + 4) * values)
+    state = int(row.moments * (4 * small + (values - small) * (1 + 4 / BLOCK)))
+    own, average = sum(p.nbytes for p in params), 4 * values if config.ema_decay else 0
+    copies = own + state + average  # see `whole_or_not_at_all`
+    widened, apart = 8 * values if config.adapter_dtype == "bf16" else 0, 0 if row.eight_bit else 4 * values
+    return Fixed(adapter=sum(t.nbytes for t in weights(view).values()), gradients=own,
+                 optimizer=(0 if row.paged else state) + average, update=copies + widened + apart)
 
 
 class Stage:
     """Rehearses steps of a recipe."""
 
     def __init__(self, host: Host, config: TrainConfig, start: dict[str, Tensor] | None, streamed: bool) -> None:
-        # Which layers module dropout leaves out, and some ways to begin, depend on values, and a rehearsal has none.
-        config = replace(config, module_dropout=0.0, init=field_of(TrainConfig, "init").default)
+        # Which layers module dropout leaves out depends on values, and a rehearsal has none. How an adapter begins
+        # matters only where that start is kept beside it.
+        kept = config.init in KINDS[config.adapter].inits_from_weights
+        config = replace(config, module_dropout=0.0,
+                         init=config.init if kept else field_of(TrainConfig, "init").default)
         self.host, self.config = host, config
         self.about = host.memory().weights, host.dtype, streamed, host.fetches_ahead
         self.view = host.blank(DTYPES[config.adapter_dtype], streamed=streamed)
-        self.params = inject(self.view, config, layout(self.view, config, host.family, start))
+        inject(self.view, config, layout(self.view, config, host.family, start))
         self.layers = (host.family.name, str(host.device), *(
             (name, p.shape, p.dtype, p.requires_grad) for name, p in self.view.named_parameters()))
         # Nothing is really fetched here, so that nobody needs a line of work of its own for it.
@@ -124,8 +129,8 @@ class Stage:
         """Returns what a forward and backward pass costs for so many images of one size, (C, H, W)."""
         config = self.config
         shapes = tuple((name, value.shape) for name, value in text.items() if torch.is_tensor(value))
-        key = (self.layers, self.about, size, images, shapes, config.adapter, config.loss, bool(config.dropout),
-               bool(config.rank_dropout))
+        key = (self.layers, self.about, size, images, shapes, config.adapter, config.init, config.loss,
+               bool(config.dropout), bool(config.rank_dropout))
         if key not in _KNOWN:
             if len(_KNOWN) >= MOST_KNOWN:
                 _KNOWN.pop(next(iter(_KNOWN)))

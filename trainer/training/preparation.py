@@ -21,6 +21,7 @@ from ..data.item import Item
 from ..data.pictures import images, masks
 from ..data.pictures.augment import View, views
 from ..model.host import Interrupted, Text
+from ..model.shortage import once_more
 from ..recipe.seeds import generator
 from .example import Example
 from .task import Task
@@ -205,10 +206,11 @@ class Preparation:
         return encoded
 
     def _patiently(self, encode: Callable[[], Encoded]) -> Encoded:
-        """Encodes under a lease of its own, and does so again if a person interrupted somebody else's prompt."""
+        """Encodes under a lease of its own, and does so again if a person interrupted somebody else's prompt, or with
+        the device to itself if memory runs out."""
         while True:
             try:
                 with self._hold():
-                    return encode()
+                    return once_more(encode, self._task.host.clear)
             except Interrupted as err:
                 self._on_interrupt(err)

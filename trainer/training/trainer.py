@@ -14,12 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..lora.inject import disabled, inject, without_dropout
+from ..lora.inject import disabled, inject, weights, without_dropout
 from ..lora.tensors import from_lora, to_lora
 from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
-from ..model.memory import Plan, is_out_of_memory
+from ..model.memory import Plan
 from ..model.resident import Resident
+from ..model.shortage import OutOfMemory, is_out_of_memory, once_more
 from ..model.transfer import Aside, moved
 from ..model.view import copied_once
 from ..recipe.config import TrainConfig
@@ -62,10 +63,6 @@ class StepResult:
 Result = TypeVar("Result")
 
 
-class OutOfMemory(RuntimeError):
-    """Is raised when there is not enough memory for a step, whichever way it is taken."""
-
-
 class NotFinite(RuntimeError):
     """Is raised when step after step the loss or gradient is not finite, so that the adapter no longer learns."""
 
@@ -97,8 +94,8 @@ class Trainer:
         self.params: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self.optimizer = make_optimizer(groups, config)
         self.lr_scheduler = make_lr_scheduler(self.optimizer, config)
-        self._there = self._bytes_there
         self.averaged = Averaged(self.params, self.optimizer, config)
+        self._there = self._bytes_there
         self.draws = Draws(examples, config, host.family)
         self.steps_done = self.skipped = self.skipped_in_a_row = 0
         self._watch, self._flop = Stopwatch(host.device), 0.0
@@ -170,7 +167,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.plan = lower
         self.host.free()
-        self.model.bring_again()
+        self.model.forget()
         self._tell(f"Memory ran out at step {self.steps_done + 1}. The step is taken again in a way that needs less "
                    f"and takes longer: {lower.sentence()}", lower)
 
@@ -179,9 +176,10 @@ class Trainer:
         return max(0, self.plan.room - self._there())
 
     def _bytes_there(self) -> int:
-        """Returns what the adapter and the state of its optimizer take on the device."""
+        """Returns what the adapter, its average and the state of its optimizer take on the device."""
         state = (value for values in self.optimizer.state.values() for value in values.values())
-        there = [*self.params, *filter(torch.is_tensor, state)]
+        averages = self.averaged.ema.shadow_params if self.averaged.ema else []
+        there = [*weights(self.view).values(), *averages, *filter(torch.is_tensor, state)]
         return sum(t.nbytes for t in there if t.device == self.host.device)
 
     def _count_skipped(self, value: float, rate: float) -> None:
@@ -277,5 +275,8 @@ class Trainer:
 
     def lora(self) -> dict[str, Tensor]:
         """Returns the LoRA as it is now, for ComfyUI's loader, as a copy on the CPU."""
+        return once_more(self._lora, self.host.free)
+
+    def _lora(self) -> dict[str, Tensor]:
         with self.averaged.in_effect():
             return to_lora(self.view, self.config.adapter)

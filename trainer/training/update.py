@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.transfer import copies
 from .averaging import Averaged
 
 
@@ -26,12 +27,12 @@ def whole_or_not_at_all(params: list[nn.Parameter], optimizer: torch.optim.Optim
     averages = averaged.ema.shadow_params if averaged.ema else []
     count = averaged.ema.optimization_step if averaged.ema else 0
     tensors = _tensors([*params, *averages, *entries.values(), *groups])
-    copies = _copies(tensors)
+    kept = copies(tensors)
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for tensor, copy in zip(tensors, copies, strict=True):
+            for tensor, copy in zip(tensors, kept, strict=True):
                 tensor.copy_(copy)
         optimizer.state.clear()
         optimizer.state.update(entries)
@@ -49,9 +50,3 @@ def _tensors(values: list[Any]) -> list[Tensor]:
     found = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
     return [*{id(v): v.data for v in found if torch.is_tensor(v)}.values()]
 
-
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    try:
-        return [tensor.clone() for tensor in tensors]
-    except torch.OutOfMemoryError:
-        return [tensor.to("cpu", copy=True) for tensor in tensors]

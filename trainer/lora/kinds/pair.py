@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,8 @@ SCALES = ("dora_scale", "lora_magnitude_vector")
 
 
 def _lora_config(settings: Settings, common: dict[str, Any], ranked: dict[str, Any], use_dora: bool = False) -> Any:
-    start = "pissa_niter_4" if settings.init == "PiSSA" else True
     return require("peft").LoraConfig(r=settings.rank, lora_alpha=settings.rank, lora_dropout=settings.dropout,
-                                      init_lora_weights=start, use_dora=use_dora, **common, **ranked)
+                                      use_dora=use_dora, **common, **ranked)
 
 
 def _dora_config(settings: Settings, common: dict[str, Any], ranked: dict[str, Any]) -> Any:
@@ -42,6 +42,7 @@ def _finish(layer: Any, settings: Settings, rank: int, scale: float) -> None:
         param = layer.lora_A[NAME].weight
         param.data.copy_(nn.init.orthogonal_(torch.empty(param.shape), gain=1 / math.sqrt(3)))
     if settings.init == "PiSSA":
+        layer.pissa_init(NAME, "pissa_niter_4")  # PEFT would do so before the layer is on its device
         for name, matrix in zip(STARTS, (layer.lora_A, layer.lora_B), strict=True):
             param = matrix[NAME].weight
             param.data = param.data.to(layer.base_layer.placeholder.dtype)
@@ -69,17 +70,22 @@ def _matrices(layer: Any) -> tuple[Tensor, Tensor]:
     frozen and keeps it, so the start is taken off the change: ΔW = s (BA − B₀A₀), which has rank 2R."""
     a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     if hasattr(layer, "start_A"):
-        a, b = torch.cat((a, layer.start_A)), torch.cat((b, -layer.start_B), dim=1)
+        start_a, start_b = _start(layer)
+        a, b = torch.cat((a, start_a)), torch.cat((b, start_b), dim=1)
     return a, b
+
+
+def _start(layer: Any) -> tuple[Tensor, Tensor]:
+    """Returns A₀ and −B₀ of a PiSSA."""
+    return layer.start_A, -layer.start_B
 
 
 def _fused(layer: Any) -> Callable[[Tensor], Tensor]:
     """Returns a function that computes what PEFT's LoRA layer computes, in fewer passes over memory."""
     base, scale = layer.base_layer, layer.scaling[NAME]
-    if hasattr(layer, "start_A"):
-        return lambda x: base.with_lora(x, *_matrices(layer), scale)
     a, b = layer.lora_A[NAME], layer.lora_B[NAME]
-    return lambda x: base.with_lora(x, a.weight, b.weight, scale)
+    beside = partial(_start, layer) if hasattr(layer, "start_A") else None
+    return lambda x: base.with_lora(x, a.weight, b.weight, scale, beside)
 
 
 def _export(layer: Any) -> Layer:
