@@ -68,7 +68,8 @@ class MemoryPlan(io.ComfyNode):
         if plan is None:
             raise ValueError("The dataset's images are encoded already, so that their sizes are not known here. Wire "
                              "in a LoRA Dataset Loader.")
-        lines = [problem or plan.sentence(), *_by_size(plan, vae.downscale_ratio), _range(host, config, items, memory)]
+        lines = [problem or f"{plan.sentence()} {plan.advice}".rstrip(), *_by_size(plan, vae.downscale_ratio),
+                 _range(host, config, items, memory)]
         parts = [Part("weights", plan.weights), Part("LoRA and optimizer", plan.fixed.lasting),
                  Part("a step", plan.work - plan.fixed.lasting)]
         picture = bar(f"{'Does not fit into' if problem else 'Fits into'} {amount(memory.available)}", parts,

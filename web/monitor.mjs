@@ -13,6 +13,7 @@ const PAUSE = ["pause", "pi pi-pause", "Pause training"];
 const RESUME = ["resume", "pi pi-play", "Resume training"];
 const WORK = { waiting: "waiting for prompts", loading: "loading the model", "held-out": "held-out loss" };
 const SPEED = "How near a step is to the fastest that the device multiplies matrices, and what took most of the time.";
+const COLOURS = ["#4c72b0", "#dd8452", "#55a868"];
 const PARTS = `
   <div class="head">
     <div class="state" aria-live="polite"></div>
@@ -32,7 +33,8 @@ const PARTS = `
   </div>
   <div role="progressbar" aria-label="Training progress" aria-valuemin="0"><div></div></div>
   <div class="muted losses"></div><div class="muted files"></div>
-  <details class="muted costs"><summary></summary><div class="memory"></div><div class="speed" title="${SPEED}"></div></details>
+  <details class="muted costs"><summary></summary><div class="memory"></div><div class="room" role="img"
+    aria-label="Memory: blue weights, orange LoRA and optimizer, green a step"></div><div class="speed" title="${SPEED}"></div></details>
   <div class="error"></div><div class="advice"></div>`;
 
 export function addMonitor(node) {
@@ -136,6 +138,15 @@ function showCosts(element, facts) {
   element.querySelector(".costs").hidden = !short.length;
   element.querySelector("summary").textContent = short.join(" · ");
   for (const [name, { more }] of Object.entries(costs)) element.querySelector(`.${name}`).textContent = more ?? "";
+  Object.assign(element.querySelector(".room"), { hidden: !costs.memory.parts, title: "Weights, LoRA and optimizer, a step" })
+    .style.background = costs.memory.parts ? asBar(costs.memory.parts) : "";
+}
+
+/** Shares of a whole, in the colours of LoRA Memory Plan's bar. */
+function asBar(parts) {
+  let end = 0;
+  const stops = parts.map((part, i) => `${COLOURS[i]} ${100 * end}% ${100 * (end += part)}%`);
+  return `linear-gradient(to right, ${stops.join(", ")}, var(--border-color) ${100 * end}%)`;
 }
 
 /** What the plan says and, on a graphics card, what a step really took. */
@@ -143,7 +154,8 @@ function memoryCosts({ state, memory }) {
   if (!memory || !["queued", "preparing", "training", "failed"].includes(state)) return {};
   return {
     short: `memory ${amount(memory.weights + memory.needed)} of ${amount(memory.available)}`,
-    more: memory.measured ? `${memory.sentence} The last step used ${amount(memory.measured)}.` : memory.sentence,
+    more: [memory.sentence, memory.advice, memory.measured && `The last step used ${amount(memory.measured)}.`].filter(Boolean).join(" "),
+    parts: [memory.weights, memory.adapter + memory.optimizer, memory.step].map((part) => part / memory.available),
   };
 }
 

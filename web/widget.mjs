@@ -15,6 +15,7 @@ const STYLE = `
   padding: 6px 8px; box-sizing: border-box; overflow: auto; user-select: text; }
 .livelora [role=progressbar] { height: 6px; border-radius: 3px; background: var(--border-color); overflow: hidden; margin: 4px 0; }
 .livelora [role=progressbar] > div { height: 100%; width: 0; background: var(--p-primary-color, var(--primary-background, #4a9)); transition: width .2s; }
+.livelora .room { height: 6px; border-radius: 3px; margin: 4px 0; }
 .livelora[data-state=paused] [role=progressbar] > div { opacity: .4; }
 .livelora .head { display: flex; gap: 4px; align-items: flex-start; }
 .livelora .state { flex: 1; min-width: 0; padding-top: 3px; }

@@ -162,14 +162,32 @@ def test_weights_for_which_there_is_no_room_are_fetched(host):
     assert made.rung.streamed and "are fetched for each step, which is slower" in made.sentence()
 
 
+def test_a_plan_says_what_would_make_it_faster(host):
+    least, most = rooms(host)
+    with_memory(host, (least + most) // 2)
+    said = plan(host).advice
+    missing = re.fullmatch(r"With (\d+) MB more no block would be computed twice, which saves \d+% of the "
+                           r"operations\.", said)
+    with_memory(host, (least + most) // 2 + 10**6 * int(missing[1]) + 10**6)
+    made = plan(host)
+    assert (len(made.kept[BIG]), made.advice) == (4, "")
+    made = plan(host, replace(RECIPE, gradient_checkpointing="all"))
+    assert made.advice.startswith("With gradient_checkpointing auto no block would be computed twice")
+    with_memory(host, int(least * 1.5), streams=True, weights=least)
+    assert plan(host).advice.startswith("A smaller model file")
+
+
 def test_what_fits_in_no_way_is_refused_before_anything_is_loaded(host, monkeypatch):
     monkeypatch.setattr(host, "load", lambda room: pytest.fail("it was loaded"))
     least, most = rooms(host)
     with_memory(host, 4_000_000)
-    with pytest.raises(DoesNotFit, match=r"This training needs \d+ MB of memory, and there are 4 MB\. Use smaller"):
+    with pytest.raises(DoesNotFit, match=r"This training needs \d+ MB of memory, and there are 4 MB\. Pictures of "):
+        make(host)
+    with_memory(host, int(0.75 * least))
+    with pytest.raises(DoesNotFit, match="It fits with pictures of (half|three quarters) "):
         make(host)
     with_memory(host, (least + most) // 2)
-    with pytest.raises(DoesNotFit, match="Set gradient_checkpointing to auto"):
+    with pytest.raises(DoesNotFit, match="It fits with gradient_checkpointing auto; or"):
         make(host, replace(RECIPE, gradient_checkpointing="none"))
 
 

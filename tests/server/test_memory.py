@@ -55,7 +55,8 @@ def test_a_training_for_which_there_is_no_memory_is_refused_before_it_begins(ser
 def test_a_jobs_plan_is_in_its_status(server):
     server.run(training(seed=902, steps=2))
     memory = server.get(f"/livelora/jobs/{newest_job(server)}")["memory"]
-    assert memory["blocks"] == 6 and memory["measured"] is None, "no graphics card, nothing to measure"
+    assert (memory["advice"], memory["blocks"]) == ("", 6)
+    assert memory["measured"] is None, "no graphics card, nothing to measure"
     assert re.search(r"; keeping 6 of 6 blocks, at least [\d.]+ m?s a step\.$", memory["sentence"])
 
 

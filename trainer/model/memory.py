@@ -16,6 +16,8 @@ GB = 1e9
 
 DRIVER, BESIDE = 600 * 2**20, 8 * 2**30 // 10
 """Of a card that is not at hand: what its driver and the desktop take, and what ComfyUI leaves free beside weights."""
+LEAST_SAVED = 0.01
+"""The share of a step's operations that is worth a word."""
 WEIGHTS_LEAVE_IN = 4
 """In how many parts weights leave the device when memory runs out again and again."""
 
@@ -110,6 +112,8 @@ class Plan:
     """Whether a step has more than one batch, or a batch several parts."""
     reserve: int = 0
     """What must be free besides, in bytes, because memory ran out without it: room that weights have left."""
+    advice: str = ""
+    """What would make a step faster, in a sentence, if anything is known."""
 
     @property
     def rung(self) -> Rung:
@@ -165,7 +169,7 @@ class Plan:
             cost = self.costs(size, rung)
             peaks[size] = cost.peak(blocks, further=self.further, in_ram=rung.in_ram, holds=rung.holds)
             flop[size] = cost.flop(blocks) / rung.images
-        return replace(self, kept={**self.kept, **kept}, peaks=peaks, flop=flop)
+        return replace(self, kept={**self.kept, **kept}, peaks=peaks, flop=flop, advice="")
 
     def sentence(self) -> str:
         """Returns the plan as a person reads it."""
@@ -190,11 +194,26 @@ class Plan:
         if self.least_seconds:
             yield f"at least {duration(self.least_seconds)} a step"
 
+    def with_advice(self) -> Plan:
+        """Returns the plan with its `advice`."""
+        return replace(self, advice=self._faster())
+
+    def _faster(self) -> str:
+        if self.rung.streamed or self.rung.in_ram:
+            return "A smaller model file, such as one in fp8 or from Quantize Model for Training, would make it faster."
+        fastest = self.keeping(dict.fromkeys(self.kept, frozenset(range(self.blocks))))
+        saved = 1 - sum(fastest.flop.values()) / sum(self.flop.values())
+        if saved < LEAST_SAVED:
+            return ""
+        missing = max(fastest.room, self.memory.beside) + self.memory.weights - self.memory.available
+        how = f"With {amount(missing)} more" if missing > 0 else "With gradient_checkpointing auto"
+        return f"{how} no block would be computed twice, which saves {saved:.0%} of the operations."
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values, for JSON."""
-        return {"sentence": self.sentence(), "available": self.memory.available, "weights": self.weights,
-                "adapter": self.fixed.adapter, "optimizer": self.fixed.optimizer, "needed": self.work,
-                "step": self.work - self.fixed.lasting, "least_seconds": self.least_seconds,
+        return {"sentence": self.sentence(), "advice": self.advice, "available": self.memory.available,
+                "weights": self.weights, "adapter": self.fixed.adapter, "optimizer": self.fixed.optimizer,
+                "needed": self.work, "step": self.work - self.fixed.lasting, "least_seconds": self.least_seconds,
                 "blocks": self.blocks, "images_at_once": self.rung.images, "streamed": self.rung.streamed,
                 "inputs_in_ram": self.rung.in_ram,
                 "kept": {"×".join(map(str, size[-2:])): len(kept) for size, kept in self.kept.items()}}
@@ -243,7 +262,7 @@ def plan(memory: Memory, fixed: Fixed, costs: Costs, sizes: Iterable[Size], batc
                 break
         else:
             return made
-    raise DoesNotFit(_too_large(made, checkpointing))
+    raise DoesNotFit(_too_large(made))
 
 
 def _with_size(made: Plan, size: Size, checkpointing: str) -> Plan:
@@ -279,13 +298,10 @@ def _fits(made: Plan) -> bool:
     return max(made.room, memory.beside) + memory.weights <= memory.available
 
 
-def _too_large(made: Plan, checkpointing: str) -> str:
+def _too_large(made: Plan) -> str:
     memory = made.memory
     least = made.room + (0 if made.rung.streamed else memory.weights)
-    advice = ("Set gradient_checkpointing to auto." if checkpointing == "none" else
-              "Use smaller pictures (resolution in LoRA Dataset Loader), a lower rank, or a smaller model file such as "
-              "fp8; and close other programs that use the graphics card.")
-    return f"This training needs {amount(least)} of memory, and there are {amount(memory.available)}. {advice}"
+    return f"This training needs {amount(least)} of memory, and there are {amount(memory.available)}."
 
 
 def _area(size: Size) -> int:

@@ -15,7 +15,7 @@ from ..lora.inject import inject, weights
 from ..lora.kinds import KINDS
 from ..model.checkpointing import Blocks
 from ..model.host import Host, Text
-from ..model.memory import GB, Fixed, Memory, Plan, Rung, Size, plan
+from ..model.memory import GB, DoesNotFit, Fixed, Memory, Plan, Rung, Size, plan
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..model.transfer import Aside
 from ..recipe.config import TrainConfig
@@ -32,6 +32,12 @@ _KNOWN: dict[Any, Rehearsed] = {}
 MOST_KNOWN = 64
 MOST_AREAS = 4
 """How many areas of pictures are rehearsed. Pictures of another area are planned as the next larger one."""
+NEARER: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("gradient_checkpointing auto", {"gradient_checkpointing": "auto"}, 1),
+    ("pictures of three quarters of the width and height (resolution in LoRA Dataset Loader)", {}, 0.75),
+    ("pictures of half the width and height (resolution in LoRA Dataset Loader)", {}, 0.5))
+"""Recipes that need less than one that does not fit, the nearest first: in words, what changes in the recipe, and the
+factor on the pictures' width and height."""
 KEPT_IN_32_BITS, BLOCK = 4096, 256
 """bitsandbytes: the state of a tensor with fewer values than this has 32 bits; 8-bit state has a number of 32 bits for
 each block of so many values."""
@@ -43,7 +49,21 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     `text`. Takes seconds, and no memory of the device but a little to measure how fast it is. `memory` is planned
     for instead of the host's.
 
-    Raises DoesNotFit if nothing fits, and RuntimeError if the model has a block that cannot be trained."""
+    Raises DoesNotFit, which names the nearest recipe that does fit, if nothing fits, and RuntimeError if the model has
+    a block that cannot be trained."""
+    there = memory or host.memory()
+    there = replace(there, available=int(max(0, there.available - config.leave_free * GB)))
+    with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
+        try:
+            made = _plan(host, config, sizes, text, start, there)
+        except DoesNotFit as err:
+            raise DoesNotFit(f"{err} {_nearest(host, config, sizes, text, start, there)}") from None
+    return replace(made.with_advice(), rate=None if memory else host.matmul_rate(),
+                   batches=config.gradient_accumulation_steps)
+
+
+def _plan(host: Host, config: TrainConfig, sizes: Collection[Size], text: Text, start: dict[str, Tensor] | None,
+          memory: Memory) -> Plan:
     stand_ins = _areas(sizes)
 
     @cache
@@ -57,16 +77,25 @@ def plan_for(host: Host, config: TrainConfig, sizes: Collection[Size], text: Tex
     def costs(size: Size, rung: Rung) -> Rehearsed:
         return rehearsed(stand_ins[size], rung.images, rung.streamed)
 
-    there = memory or host.memory()
-    left = int(max(0, there.available - config.leave_free * GB))
-    with torch.inference_mode(False), torch.enable_grad():  # a prompt computes without gradients
-        made = plan(replace(there, available=left), fixed(stage(False).view, config), costs, {*stand_ins.values()},
-                    config.batch_size, checkpointing=config.gradient_checkpointing,
-                    further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
-    by_size = {name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
-               for name in ("kept", "peaks", "flop")}
-    return replace(made, rate=None if memory else host.matmul_rate(), batches=config.gradient_accumulation_steps,
-                   **by_size)
+    made = plan(memory, fixed(stage(False).view, config), costs, {*stand_ins.values()}, config.batch_size,
+                checkpointing=config.gradient_checkpointing,
+                further=config.gradient_accumulation_steps > 1 or config.preservation_weight > 0)
+    return replace(made, **{name: {size: getattr(made, name)[like] for size, like in stand_ins.items()}
+                            for name in ("kept", "peaks", "flop")})
+
+
+def _nearest(host: Host, config: TrainConfig, sizes: Collection[Size], text: Text, start: dict[str, Tensor] | None,
+             memory: Memory) -> str:
+    """Returns what to do about a training that does not fit, in a sentence."""
+    for words, changes, share in NEARER:
+        smaller = {(size[0], *(max(2, 2 * int(share * edge / 2)) for edge in size[1:])) for size in sizes}
+        try:
+            _plan(host, replace(config, **changes), smaller, text, start, memory)
+        except DoesNotFit:
+            continue
+        return f"It fits with {words}; or use a smaller model file, such as one in fp8."
+    return ("Pictures of half the width and height do not fit either. Use a smaller model file, such as one in fp8, "
+            "and close other programs that use the graphics card.")
 
 
 def plan_of(host: Host, config: TrainConfig, examples: Sequence[Example],
