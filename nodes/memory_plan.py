@@ -86,8 +86,7 @@ def _least(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> 
 
 
 def _by_size(plan: Plan, scale: int) -> Iterator[str]:
-    """Yields a line for each size of pictures in the dataset, the largest first. Their latents are `scale` times smaller.
-    """
+    """Yields a line for each size of pictures in the dataset, the largest first. Latents are `scale` times smaller."""
     for size, kept in sorted(plan.kept.items(), key=lambda entry: -entry[0][-1] * entry[0][-2]):
         twice = plan.blocks - len(kept)
         yield (f"Pictures of {scale * size[-1]} × {scale * size[-2]}: {amount(plan.peaks[size])} a step, "
