@@ -130,7 +130,8 @@ class ComfyHost:
     def _keep_free(self, room: int) -> None:
         """Takes weights off the device until there is room. On cards that are not NVIDIA's, ComfyUI fills at least 40 %
         of what is free with weights, whatever room it is asked for (0.20 to 0.30)."""
-        missing = room + mm.extra_reserved_memory() - mm.get_free_memory(self.device)
+        free: Any = mm.get_free_memory(self.device)
+        missing = room + mm.extra_reserved_memory() - free
         if missing > 0 and self.device.type != "cpu":
             with torch.inference_mode():
                 self._patcher.partially_unload(self._patcher.offload_device, missing)
