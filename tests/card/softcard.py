@@ -11,9 +11,8 @@
 
 What it has of a GPU: a limit and an exact count of bytes (in blocks of 512), errors where devices are mixed, random
 numbers of its own, a thread of autograd of its own, foreach optimizers, attention in one piece, autocast. What it
-lacks: speed, streams that run side by side, CUDA's kernels with their rounding and workspaces, memory in pieces, and
-PiSSA (PyTorch lets real devices alone put their data into parameters of the CPU). What a kernel takes and gives back
-while it runs is not counted.
+lacks: speed, streams that run side by side, CUDA's kernels with their rounding and workspaces, and memory in pieces.
+What a kernel takes and gives back while it runs is not counted.
 
 A process has the card from `load` on. That must come before its first backward pass, because PyTorch gives devices
 their threads then. So each file of this folder runs in a process of its own (conftest.py), and there ComfyUI believes

@@ -6,7 +6,7 @@ from test_adapters import *
 
 
 @pytest.fixture(autouse=True)
-def not_pissa(request):
-    """PEFT puts PiSSA's matrices into parameters of the CPU, which PyTorch lets real devices alone do."""
-    if "PiSSA" in request.node.name and {"host", "bases"} & {*request.fixturenames}:
-        pytest.skip("PyTorch does not let the card's data into a parameter of the CPU")
+def not_pissa_twice(request):
+    """The device draws for PiSSA's start, and only a training seeds it."""
+    if request.node.name == "test_checkpointing_changes_no_gradient[PiSSA]":
+        pytest.skip("two starts differ, because the card's random numbers go on")

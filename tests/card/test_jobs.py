@@ -25,10 +25,10 @@ from tiny_flux import load_flux
 EVERYTHING = {**RECIPE, "validate_every": 4, "ema_decay": 0.9, "dropout": 0.1, "caption_dropout": 0.3}
 
 
-def run(home, host, dataset, lease=None, meanwhile=None):
+def run(home, host, dataset, lease=None, meanwhile=None, **recipe):
     """Trains a job with previews and held-out losses, and does something `meanwhile`, after step 4. Jobs of one test
     share their latents, because ComfyUI encodes as many pictures at a time as there is room for."""
-    task = Task.of(host, TrainConfig(**EVERYTHING), dataset, validation=dataset, preview=PREVIEW,
+    task = Task.of(host, TrainConfig(**{**EVERYTHING, **recipe}), dataset, validation=dataset, preview=PREVIEW,
                    cache=Cache(home.parent / "cache"))
     job = Book(home, lease or Lease()).submit(task)
     if meanwhile:

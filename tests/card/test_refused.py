@@ -87,6 +87,13 @@ def test_a_step_that_was_refused_memory_is_taken_again(make, recipe, before):
     assert lowered > TRIES / 2
 
 
+def test_a_start_that_the_card_draws_is_the_same_each_time(make):
+    """PiSSA takes its start out of the weights with random vectors. The card's own numbers go on as before."""
+    state = torch.card.get_rng_state()
+    one, other = (everything(make(optimizer="AdamW", init="PiSSA")) for _ in range(2))
+    assert one == other and torch.card.get_rng_state().equal(state)
+
+
 def found_at_each(work: Callable[[], Any], ready: Callable[[], Any] = lambda: None) -> list[Any]:
     """What `work` returns when an allocation of it is refused, for a spread of allocations, a third as wide as that of
     a step. Before each try the card is made `ready`."""

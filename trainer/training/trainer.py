@@ -84,7 +84,8 @@ class Trainer:
         self.model = Resident(host, self._room, turns)
         self.model.bring()
         self.view: nn.Module = host.view(DTYPES[config.adapter_dtype])
-        inject(self.view, config, layout(self.view, config, host.family, start))
+        with seeded(host.device, config.seed):  # PiSSA draws on the device
+            inject(self.view, config, layout(self.view, config, host.family, start))
         if start:
             from_lora(self.view, start)
         self._drops = bool(config.dropout or config.rank_dropout or config.module_dropout)
