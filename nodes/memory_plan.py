@@ -92,7 +92,11 @@ def _by_size(plan: Plan, scale: int) -> Iterator[str]:
         twice = plan.blocks - len(kept)
         yield (f"Pictures of {scale * size[-1]} × {scale * size[-2]}: {amount(plan.peaks[size])} a step, "
                f"{f'{twice} of {plan.blocks} blocks computed twice' if twice else 'no block computed twice'}, "
-               f"{plan.batch_size * plan.flop[size] / 1e12:.1f} TFLOP.")
+               f"{_operations(plan.batch_size * plan.flop[size])}.")
+
+
+def _operations(flop: float) -> str:
+    return f"{flop / 1e12:.1f} TFLOP" if flop >= 1e11 else f"{flop / 1e9:.1f} GFLOP"
 
 
 def _range(host: ComfyHost, config: TrainConfig, items: Any, memory: Memory) -> str:
