@@ -144,7 +144,7 @@ def a_text() -> dict[str, Any]:
 
 def predicted(host: Any, point: Point) -> tuple[int, frozenset[int]]:
     """What the plan says, in bytes above the weights, and the blocks that it keeps."""
-    from livelora.trainer.model.memory import worth_most_first
+    from livelora.trainer.model.fitting import worth_most_first
     from livelora.trainer.training.planning import Stage, fixed
 
     stage = Stage(host, recipe(point), None, streamed=False)
@@ -249,7 +249,7 @@ def main(count: int) -> None:
 def cards() -> None:
     """Prints what the plan does on cards of several sizes."""
     start()
-    from livelora.trainer.model.memory import DoesNotFit
+    from livelora.trainer.model.fitting import DoesNotFit
     from livelora.trainer.training.planning import plan_for
 
     sizes = (8, 10, 12, 16, 24, 32)

@@ -181,7 +181,7 @@ def best(found: list[Note], flop: int) -> float:
 def main() -> None:
     """Prints a table."""
     memory.start()
-    from livelora.trainer.model.memory import DoesNotFit
+    from livelora.trainer.model.fitting import DoesNotFit
     from livelora.trainer.training.planning import plan_for
 
     print("| weights | pixels | card | weights on the card | products s | fetches s | step s | ÷ the longer | ÷ block "

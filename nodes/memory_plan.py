@@ -12,7 +12,8 @@ from comfy_api.latest import io
 from ..trainer.comfy.host import ComfyHost
 from ..trainer.data.pictures.pixels import to_tensor
 from ..trainer.disk.text import amount
-from ..trainer.model.memory import DoesNotFit, Memory, Plan
+from ..trainer.model.fitting import DoesNotFit
+from ..trainer.model.memory import Memory, Plan
 from ..trainer.recipe.config import TrainConfig
 from ..trainer.samples.bar import Part, bar
 from ..trainer.training.planning import plan_before

@@ -9,7 +9,8 @@ import comfy.model_management as mm
 import pytest
 import softcard as card
 import torch
-from livelora.trainer.model.memory import LEAST_SHARE, MARGIN, DoesNotFit, Plan, Rung
+from livelora.trainer.model.fitting import DoesNotFit
+from livelora.trainer.model.memory import LEAST_SHARE, MARGIN, Plan, Rung
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training.example import Example
 from livelora.trainer.training.planning import plan_of

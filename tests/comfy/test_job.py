@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import shutil
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,17 @@ def test_a_job_trains_and_leaves_all_it_promised(jobs, host, dataset):
     assert {state for event, state in events if event == "progress"} >= {"training", "finishing", "done"}
     assert equal(job.lora("last"), load_file(path / "lora.safetensors"))
     assert job.lora("last").metadata["ss_steps"] == "8"
+
+
+def test_a_job_that_has_ended_holds_no_model(jobs, patcher, clip, random_vae, dataset):
+    pytest.importorskip("bitsandbytes")  # what it logs while it is imported would hold whoever imports it
+    host = ComfyHost(patcher, clip, random_vae)
+    job = jobs.submit(Task.of(host, TrainConfig(**RECIPE), dataset))
+    gone = weakref.ref(host)
+    del host
+    assert job.ended.wait(300) and job.state == "done" and job.plan.sentence()
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_job_tells_where_its_time_goes(host, dataset, tmp_path):

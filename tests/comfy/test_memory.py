@@ -10,7 +10,8 @@ import memory
 import pytest
 import torch
 from livelora.trainer.model.counting import Live
-from livelora.trainer.model.memory import LEAST_SHARE, MARGIN, DoesNotFit, Memory
+from livelora.trainer.model.fitting import DoesNotFit
+from livelora.trainer.model.memory import LEAST_SHARE, MARGIN, Memory
 from livelora.trainer.recipe.config import TrainConfig
 from livelora.trainer.training import planning
 from livelora.trainer.training.example import Example

@@ -251,7 +251,7 @@ class Job:
         with self.lock:  # whoever sees the new state may queue it again
             self.enter(state, message)
             if state != "paused":
-                self.task = self.prepared = None
+                self.task, self.prepared, self.plan = None, None, self.plan and self.plan.settled()
             self.cut_short += state != "done"
             self.ended.set()
 

@@ -14,8 +14,9 @@ from ..data.item import Item
 from ..lora.inject import inject, weights
 from ..lora.kinds import KINDS
 from ..model.checkpointing import Blocks
+from ..model.fitting import DoesNotFit, plan
 from ..model.host import Host, Text
-from ..model.memory import GB, DoesNotFit, Fixed, Memory, Plan, Rung, Size, plan
+from ..model.memory import GB, Fixed, Memory, Plan, Rung, Size
 from ..model.rehearsal import Rehearsal, Rehearsed
 from ..model.transfer import Aside
 from ..recipe.config import TrainConfig
