@@ -78,7 +78,7 @@ def test_a_model_of_which_half_fits_trains_to_the_same_bits(host, patcher, datas
 
 
 @pytest.mark.parametrize("fits", ["all", "half"])
-def test_prompts_in_between_change_nothing(patcher, clip, random_vae, dataset, tmp_path, fits):
+def test_prompts_in_between_change_nothing_and_are_what_they_were(patcher, clip, random_vae, dataset, tmp_path, fits):
     """A prompt draws with another LoRA on the same base, and leaves the model as that needs it."""
     host, other, lease = wired_to_a_lora(patcher, clip, random_vae), ComfyHost(patcher, clip, random_vae), Lease()
     calm, drawn = run(tmp_path / "calm", host, dataset), []
@@ -89,10 +89,13 @@ def test_prompts_in_between_change_nothing(patcher, clip, random_vae, dataset, t
         lease.give_back()
 
     with card.limited(half_of(patcher) if fits == "half" else card.limit()):
+        prompt()
         thread = threading.Thread(target=prompt)
         assert same(run(tmp_path / "disturbed", host, dataset, lease, thread.start), calm, 2 if fits == "half" else 0)
         thread.join()
-    assert drawn[0].shape == (64, 64, 3)
+        prompt()
+    before, meanwhile, after = drawn
+    assert before.shape == (64, 64, 3) and before.equal(meanwhile) and before.equal(after)
 
 
 def test_drawing_leaves_the_cards_random_numbers_alone(host):
