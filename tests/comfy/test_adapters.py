@@ -29,6 +29,7 @@ from livelora.trainer.lora.tensors import from_lora, layout_of, to_lora
 from livelora.trainer.model.checkpointing import Blocks
 from livelora.trainer.model.view import build_view
 from livelora.trainer.recipe.config import TrainConfig
+from livelora.trainer.recipe.seeds import seeded
 from livelora.trainer.training.targets import check_start, layout, param_groups
 from tiny_flux import CONFIG, batch, load_flux
 from torch import nn
@@ -249,7 +250,8 @@ def test_checkpointing_changes_no_gradient(host, kind):
     found = []
     for recompute in (False, True):
         view, config = host.view(torch.float32), recipe(kind, **drops)
-        params = inject(view, config, layout(view, config, FLUX1))
+        with seeded(host.device, config.seed):
+            params = inject(view, config, layout(view, config, FLUX1))
         scatter(view)
         blocks = Blocks(host.family.blocks(view), random=True)
         blocks.kept = () if recompute else range(len(blocks.all))

@@ -49,4 +49,3 @@ def _tensors(values: list[Any]) -> list[Tensor]:
     the parameter may get other data meanwhile."""
     found = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
     return [*{id(v): v.data for v in found if torch.is_tensor(v)}.values()]
-
